@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# Brings a bare Debian to what the scripts need. Sourced after common.sh.
+
+MISSING_PACKAGES=()
+MISSING_REASONS=()
+
+# need FILE-OR-COMMAND PACKAGE WHY: notes the package unless the file or command is there.
+need() {
+    if [[ $1 == /* ]]; then [[ -e $1 ]] && return 0; else command -v "$1" >/dev/null && return 0; fi
+    MISSING_PACKAGES+=("$2")
+    MISSING_REASONS+=("$2 ($3)")
+}
+
+need_rust() {
+    command -v cargo >/dev/null || PATH="$PATH:$HOME/.cargo/bin"
+    command -v cargo >/dev/null || die "cargo is not in PATH: install Rust (rustup) first, then run this again"
+    need cc gcc "links Rust programs, builds the test images' static program"
+}
+
+need_servers() {
+    if [[ ${DOCKER_HOST:-} ]]; then
+        need docker docker.io "client for the engine at DOCKER_HOST"
+    else
+        need dockerd docker.io "the container engine"
+        need iptables iptables "the container engine's networks"
+        need ip iproute2 "the container engine's network namespace"
+        need containerd containerd "the container engine's runtime"
+        need docker docker-cli "the container engine's client"
+    fi
+    [[ ${PREWARM_BROKER_URL:-} ]] ||
+        need /usr/lib/rabbitmq/bin/rabbitmq-server rabbitmq-server "the message broker"
+}
+
+need_images() {
+    need busybox busybox-static "contents of a test image"
+    need debootstrap debootstrap "contents of the Debian image"
+    need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring "checks what debootstrap loads"
+}
+
+install_missing() {
+    ((${#MISSING_PACKAGES[@]})) || return 0
+    command -v apt-get >/dev/null ||
+        die "this is no Debian: install what does the work of these packages yourself: ${MISSING_PACKAGES[*]}"
+    # Debian 13 has the client apart from docker.io; Debian 12 has it inside.
+    if [[ " ${MISSING_PACKAGES[*]} " == *" docker-cli "* ]] && ! apt-cache show docker-cli >/dev/null 2>&1; then
+        MISSING_PACKAGES=("${MISSING_PACKAGES[@]/#docker-cli/docker.io}")
+    fi
+    local reason
+    for reason in "${MISSING_REASONS[@]}"; do say "  missing: $reason"; done
+    step "Installing ${#MISSING_PACKAGES[@]} Debian packages (they stay installed; their services are not started)" \
+        as_root bash "$ROOT/deploy/lib/apt-install.sh" "${MISSING_PACKAGES[@]}"
+    MISSING_PACKAGES=()
+}

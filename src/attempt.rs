@@ -1,0 +1,214 @@
+//! One execution of a job in a leased container: START, output, stdin, the deadline, EXITED.
+//!
+//! ```text
+//!   START ──► (STARTED) ──► running ──────────────► EXITED
+//!                 │            │ timeout, stop         ▲
+//!              FAILED          ▼        stop_grace     │
+//!                          STOPSIGNAL ───────────► SIGKILL
+//! ```
+//!
+//! Knows no broker: what happens goes into a channel, whose capacity is the back-pressure. When the channel is full the
+//! container's stream is not read, so the job's pipes fill; deadlines are kept all the same.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::contract::event::Stream;
+use crate::engine::link::{Frame, Link, LinkError};
+use crate::init::wire::{CHUNK_MAX, Exited, Failed};
+use crate::pool::Lease;
+
+const SIGKILL: u8 = 9;
+
+/// How long a killed job's EXITED is waited for. It does not come if nobody takes the job's last output.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Room for output between a container and its replies: 16 frames, 1 MiB.
+pub const CHANNEL: usize = 16;
+
+/// What happens in an attempt, as it happens.
+#[derive(Debug)]
+pub enum Happening {
+    /// The entrypoint is executing since then.
+    Started(Instant),
+    /// It printed.
+    Output(Stream, Bytes),
+}
+
+/// What to execute, and for how long at most.
+#[derive(Debug)]
+pub struct Plan {
+    /// The START frame.
+    pub start: Vec<u8>,
+    /// What the job reads from stdin, if it has one.
+    pub stdin: Option<Bytes>,
+    /// From the entrypoint executing to the stop signal.
+    pub timeout: Duration,
+    /// The image's STOPSIGNAL.
+    pub stop_signal: u8,
+    /// From the stop signal to SIGKILL.
+    pub stop_grace: Duration,
+}
+
+/// Why a job was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// It ran longer than it may.
+    Timeout,
+    /// The worker can't wait for it.
+    Worker,
+}
+
+/// An attempt whose entrypoint was executed, and is over.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended; `None` if it was killed, and its container removed before that could be learned.
+    pub exited: Option<Exited>,
+    /// Whether, and why, it was stopped.
+    pub stopped: Option<Stopped>,
+    /// How long it ran.
+    pub ran: Duration,
+}
+
+/// An attempt that went another way.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// Init could not execute the entrypoint, and says why.
+    #[error("{0:?}")]
+    Failed(Failed),
+    /// The container was lost before its entrypoint was known to be executing.
+    #[error("before the entrypoint was executing: {0}")]
+    LostEarly(#[source] LinkError),
+    /// The container was lost while the job ran.
+    #[error("while the job ran: {0}")]
+    Lost(#[source] LinkError),
+}
+
+/// Runs a job in its container. The lease is used up: when this returns the container is on its way out.
+///
+/// # Errors
+/// [`AttemptError`]; whether the job may have done something is in the variant.
+pub async fn run(
+    mut lease: Lease,
+    plan: Plan,
+    stop: &CancellationToken,
+    happenings: mpsc::Sender<Happening>,
+) -> Result<Ended, AttemptError> {
+    let link = &mut lease.link;
+    link.send(&plan.start).await.map_err(AttemptError::LostEarly)?;
+    let mut feed = Feed { rest: plan.stdin };
+    feed.next(link).await.map_err(AttemptError::LostEarly)?;
+    let mut course = Course { plan_timeout: plan.timeout, started: None, stopped: None, kill_at: None, killed: false };
+    // A slot in the channel is had before a frame is taken from the stream, never after.
+    let mut room = None;
+    loop {
+        let have_room = room.is_some();
+        tokio::select! {
+            permit = happenings.reserve(), if !have_room => match permit {
+                Ok(permit) => room = Some(permit),
+                // Nobody follows any more: the job's fate is of no use to anyone.
+                Err(_) => return Err(AttemptError::Lost(LinkError::Closed(lease.container().clone()))),
+            },
+            frame = link.recv(), if have_room => match (frame, course.started) {
+                (Ok(Frame::Started), None) => {
+                    let now = Instant::now();
+                    course.started = Some(now);
+                    if let Some(permit) = room.take() {
+                        permit.send(Happening::Started(now));
+                    }
+                }
+                (Ok(Frame::Output(stream, bytes)), Some(_)) => {
+                    if let Some(permit) = room.take() {
+                        permit.send(Happening::Output(stream, bytes));
+                    }
+                }
+                (Ok(Frame::StdinTaken), _) => feed.next(link).await.map_err(|e| course.lost(e))?,
+                (Ok(Frame::Exited(exited)), Some(started)) => {
+                    if !exited.left_behind {
+                        lease.served();
+                    }
+                    return Ok(Ended { exited: Some(exited), stopped: course.stopped, ran: started.elapsed() });
+                }
+                (Ok(Frame::Failed(failed)), None) => {
+                    lease.served();
+                    return Err(AttemptError::Failed(failed));
+                }
+                (Ok(_), _) => return Err(course.lost(LinkError::Closed(lease.container().clone()))),
+                (Err(e), _) => return Err(course.lost(e)),
+            },
+            () = stop.cancelled(), if course.stopped.is_none() => {
+                course.stopped = Some(Stopped::Worker);
+                link.signal(plan.stop_signal).await.map_err(|e| course.lost(e))?;
+                course.kill_at = Some(Instant::now() + plan.stop_grace);
+            }
+            () = until(course.deadline()) => {
+                if course.killed {
+                    let ran = course.started.map(|s| s.elapsed()).unwrap_or_default();
+                    return Ok(Ended { exited: None, stopped: course.stopped, ran });
+                }
+                let signal = if course.stopped.is_none() {
+                    course.stopped = Some(Stopped::Timeout);
+                    course.kill_at = Some(Instant::now() + plan.stop_grace);
+                    plan.stop_signal
+                } else {
+                    course.killed = true;
+                    course.kill_at = Some(Instant::now() + KILL_PATIENCE);
+                    SIGKILL
+                };
+                link.signal(signal).await.map_err(|e| course.lost(e))?;
+            }
+        }
+    }
+}
+
+/// How far an attempt is.
+struct Course {
+    plan_timeout: Duration,
+    started: Option<Instant>,
+    stopped: Option<Stopped>,
+    /// After a stop signal: when SIGKILL is due; after SIGKILL: when patience ends.
+    kill_at: Option<Instant>,
+    killed: bool,
+}
+
+impl Course {
+    fn deadline(&self) -> Option<Instant> {
+        self.kill_at.or_else(|| self.started.and_then(|s| s.checked_add(self.plan_timeout)))
+    }
+
+    fn lost(&self, error: LinkError) -> AttemptError {
+        if self.started.is_some() { AttemptError::Lost(error) } else { AttemptError::LostEarly(error) }
+    }
+}
+
+/// The job's stdin, piece by piece.
+struct Feed {
+    /// What init has not been given; `None`: its end has been said, or there never was one.
+    rest: Option<Bytes>,
+}
+
+impl Feed {
+    async fn next(&mut self, link: &mut Link) -> Result<(), LinkError> {
+        match &mut self.rest {
+            None => Ok(()),
+            Some(rest) if rest.is_empty() => {
+                self.rest = None;
+                link.stdin_eof().await
+            }
+            Some(rest) => {
+                let piece = rest.split_to(rest.len().min(CHUNK_MAX));
+                link.stdin(&piece).await
+            }
+        }
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,140 @@
+//! The broker's URL: what lapin is given of it, and what may be shown.
+
+use std::fmt;
+use std::time::Duration;
+
+use lapin::uri::AMQPUri;
+
+use crate::broker::BrokerError;
+
+/// Frames of 32 KiB. lapin keeps two buffers of 32 frames per connection, and RabbitMQ's default of 128 KiB
+/// would cost 16 MiB for our two connections. RabbitMQ 4.1 and newer refuse less than 8 KiB.
+const FRAME_MAX: u32 = 32 * 1024;
+
+/// The URL without user, password and query: what may appear in logs, errors and `prewarm check`.
+///
+/// Also for what is no valid URL, where a parser would give up: all between the scheme and the last `@` is
+/// cut, and all from the first `?` or `#` after it.
+#[must_use]
+pub fn redacted(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (scheme, rest),
+        None => ("", url),
+    };
+    let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+    let shown = shown.split(['?', '#']).next().unwrap_or_default();
+    if scheme.is_empty() { shown.to_owned() } else { format!("{scheme}://{shown}") }
+}
+
+/// A parsed URL with our settings in it. Its `Debug` and `Display` show no secret.
+#[derive(Clone)]
+pub(crate) struct Address {
+    uri: AMQPUri,
+    shown: String,
+}
+
+impl Address {
+    pub(crate) fn parse(url: &str, heartbeat: Duration) -> Result<Address, BrokerError> {
+        let shown = redacted(url);
+        // The parser's message can quote the URL, password included.
+        let fault = |reason: &str| BrokerError::Connect { url: shown.clone(), reason: reason.to_owned() };
+        let mut uri: AMQPUri = url.parse().map_err(|_| {
+            fault(
+                "not a broker URL; write amqp://USER:PASSWORD@HOST:PORT/VHOST (or amqps://), with special \
+                 characters percent-encoded: the default vhost is %2f",
+            )
+        })?;
+        if let Some(host) = ipv6_host(url) {
+            // lapin's parser knows no IPv6 literals and would silently connect to localhost.
+            uri.authority.host = host;
+        }
+        let seconds = heartbeat.as_secs_f64().ceil().clamp(1.0, f64::from(u16::MAX));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]
+        let seconds = seconds as u16;
+        uri.query.heartbeat = Some(seconds);
+        uri.query.frame_max.get_or_insert(FRAME_MAX);
+        Ok(Address { uri, shown })
+    }
+
+    pub(crate) fn uri(&self) -> AMQPUri {
+        self.uri.clone()
+    }
+
+    pub(crate) fn vhost(&self) -> &str {
+        &self.uri.vhost
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.uri.authority.userinfo.username
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.uri.authority.host
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+fn ipv6_host(url: &str) -> Option<String> {
+    let authority = url.split_once("://")?.1.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (literal, _) = host.strip_prefix('[')?.split_once(']')?;
+    Some(literal.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        for (url, shown) in [
+            ("amqp://guest:s3cret@127.0.0.1:5672/%2f", "amqp://127.0.0.1:5672/%2f"),
+            ("amqps://u:p%40ss@mq.example.org/jobs?heartbeat=5", "amqps://mq.example.org/jobs"),
+            ("amqp://u:p@ss/w@host/v", "amqp://host/v"),
+            ("amqp://host", "amqp://host"),
+            ("amqp://token@host/v", "amqp://host/v"),
+            ("amqp://u:s3cret@[::1]:5672/v", "amqp://[::1]:5672/v"),
+            ("u:s3cret@host", "host"),
+            ("amqp://host/v?password=s3cret", "amqp://host/v"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted(url), shown, "{url}");
+        }
+    }
+
+    #[test]
+    fn neither_the_address_nor_its_errors_show_the_password() {
+        let address = Address::parse("amqp://u:s3cret@host/v", Duration::from_secs(5)).unwrap();
+        assert_eq!(format!("{address} {address:?}"), "amqp://host/v amqp://host/v");
+        let error = Address::parse("http://u:s3cret@host/v", Duration::from_secs(5)).unwrap_err();
+        assert!(error.to_string().contains("not a broker URL"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn heartbeat_and_frame_size_are_set() {
+        let query = |ms| Address::parse("amqp://h", Duration::from_millis(ms)).unwrap().uri().query;
+        assert_eq!(query(10_000).heartbeat, Some(10));
+        assert_eq!(query(1_500).heartbeat, Some(2));
+        assert_eq!(query(0).heartbeat, Some(1), "0 would turn heartbeats off");
+        assert_eq!(query(1).frame_max, Some(FRAME_MAX));
+    }
+
+    #[test]
+    fn ipv6_literals_are_understood() {
+        let address = Address::parse("amqp://u:p@[::1]:5671/v", Duration::from_secs(1)).unwrap();
+        assert_eq!(address.host(), "::1");
+        assert_eq!(address.uri().authority.port, 5671);
+    }
+}

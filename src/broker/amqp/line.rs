@@ -1,0 +1,207 @@
+//! A connection that is made again whenever it is lost.
+//!
+//! ```text
+//!            connected            prepared
+//!  Down ─────────────► Preparing ──────────► Up ──┐
+//!   ▲ ▲ │ failed           │ failed               │ lost: error, close, two heartbeats of silence
+//!   │ └─┘ (back off)       │                      │
+//!   └──────────────────────┴──────────────────────┘  close() ends it from everywhere
+//! ```
+//!
+//! "Preparing" declares or checks the topology, on the publishing line. lapin's own recovery stays off: with it
+//! on, a connection whose retries run out stays `Connecting` for ever without an event, and a consumer that the
+//! broker cancelled isn't restored.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::address::Address;
+use super::health::{Health, Part};
+use super::link::{Flow, Link};
+use crate::broker::BrokerError;
+use crate::broker::topology::Topology;
+use crate::config::TopologyMode;
+use crate::retry::Backoff;
+
+/// A connection must have held this long for the next reconnect to start with the shortest delay again. One that
+/// is made and lost at once, by a message that breaks it say, must not be made in a tight loop.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// What has to be done on a fresh connection before it is used.
+pub(super) enum Prepare {
+    Nothing,
+    Topology(Arc<Topology>, TopologyMode),
+}
+
+/// What a line is told once.
+pub(super) struct LineConfig {
+    pub(super) address: Address,
+    /// As seen in RabbitMQ's list of connections.
+    pub(super) name: String,
+    pub(super) timeout: Duration,
+    pub(super) part: Part,
+    pub(super) prepare: Prepare,
+}
+
+/// The users' end of a line.
+#[derive(Clone)]
+pub(super) struct Line(watch::Receiver<Option<Arc<Link>>>);
+
+impl Line {
+    /// The current connection; waits until there is one.
+    pub(super) async fn link(&self) -> Arc<Link> {
+        let mut current = self.0.clone();
+        let link = match current.wait_for(|link| link.as_ref().is_some_and(|link| !link.is_lost())).await {
+            Ok(link) => link.clone(),
+            Err(_) => None,
+        };
+        match link {
+            Some(link) => link,
+            // The line was closed: there will be none. The one who waits is dropped with the worker.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Starts a line, and returns its end along with the task, which ends after `closing`.
+pub(super) fn start(
+    config: LineConfig,
+    health: Arc<Health>,
+    closing: CancellationToken,
+) -> (Line, tokio::task::JoinHandle<()>) {
+    let (sender, receiver) = watch::channel(None);
+    let task = tokio::spawn(Keeper { config, health, sender, outage: None }.run(closing));
+    (Line(receiver), task)
+}
+
+struct Keeper {
+    config: LineConfig,
+    health: Arc<Health>,
+    sender: watch::Sender<Option<Arc<Link>>>,
+    outage: Option<Outage>,
+}
+
+struct Outage {
+    since: Instant,
+    attempts: u32,
+    /// The last reason that was told.
+    told: String,
+}
+
+impl Keeper {
+    async fn run(mut self, closing: CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = closing.cancelled() => return,
+                connected = self.connect() => connected,
+            };
+            match connected {
+                Ok(link) => {
+                    let since = Instant::now();
+                    if !self.serve(Arc::new(link), &closing).await {
+                        return;
+                    }
+                    if since.elapsed() >= STABLE {
+                        backoff.reset();
+                    }
+                }
+                Err(error) => self.failed(&error.to_string()),
+            }
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Link, BrokerError> {
+        let LineConfig { address, name, timeout, prepare, .. } = &self.config;
+        let link = Link::open(address, name, *timeout).await?;
+        if let Prepare::Topology(topology, mode) = prepare {
+            if let Err(error) = topology.ensure(&link, *mode).await {
+                link.close().await;
+                return Err(error);
+            }
+        }
+        Ok(link)
+    }
+
+    /// Lends the link out until it is lost. False if the line is to close instead.
+    async fn serve(&mut self, link: Arc<Link>, closing: &CancellationToken) -> bool {
+        self.recovered();
+        self.sender.send_replace(Some(link.clone()));
+        let mut flow = link.flow();
+        let lost = loop {
+            let now = flow.borrow_and_update().clone();
+            self.health.set(self.config.part, now == Flow::Flowing);
+            match now {
+                Flow::Flowing => {}
+                Flow::Blocked(reason) => tracing::warn!(
+                    connection = self.config.name,
+                    reason,
+                    "the broker takes no messages for now: free memory or disk space there; jobs' results wait meanwhile"
+                ),
+                Flow::Lost(reason) => break Some(reason),
+            }
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => break None,
+                changed = flow.changed() => if changed.is_err() { break Some("shut down".to_owned()) },
+            }
+        };
+        self.health.set(self.config.part, false);
+        self.sender.send_replace(None);
+        match lost {
+            Some(reason) => {
+                self.health.reconnecting();
+                self.failed(&format!("broker {}: connection lost: {reason}", self.config.address));
+                true
+            }
+            None => {
+                link.close().await;
+                false
+            }
+        }
+    }
+
+    /// Warns once per outage, and again when the reason is another one; a line per attempt helps nobody.
+    fn failed(&mut self, reason: &str) {
+        let connection = self.config.name.as_str();
+        let outage = self.outage.get_or_insert_with(|| Outage {
+            since: Instant::now(),
+            attempts: 0,
+            told: String::new(),
+        });
+        outage.attempts += 1;
+        if outage.told == reason {
+            tracing::debug!(connection, attempts = outage.attempts, reason, "still no connection");
+        } else {
+            tracing::warn!(
+                connection,
+                reason,
+                "no connection to the broker; trying again, with growing delay, until it is back"
+            );
+            outage.told = reason.to_owned();
+        }
+    }
+
+    fn recovered(&mut self) {
+        let connection = self.config.name.as_str();
+        match self.outage.take() {
+            Some(outage) => tracing::info!(
+                connection,
+                broker = %self.config.address,
+                after = ?outage.since.elapsed(),
+                attempts = outage.attempts,
+                "connected to the broker again"
+            ),
+            None => tracing::info!(connection, broker = %self.config.address, "connected to the broker"),
+        }
+    }
+}

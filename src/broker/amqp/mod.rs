@@ -1,0 +1,161 @@
+//! [`Broker`] over RabbitMQ.
+//!
+//! ```text
+//!  Amqp ─┬─ line "consume" ── link ─┬─ channel ── AmqpConsumer (a seat's)
+//!        │                          └─ …
+//!        ├─ line "publish" ── link ─┬─ channel ── AmqpPublisher (a seat's)
+//!        │   declares the topology  └─ …
+//!        └─ health: /readyz and metrics
+//! ```
+//!
+//! Two connections, because under a memory or disk alarm the broker stops reading from connections that publish: on
+//! a connection of its own, acknowledgements still go through. A [`line`] keeps a connection up and makes it again;
+//! a [`link`] is one such connection; consumers and publishers take a channel of the current link whenever
+//! theirs is gone. All waiting for the broker is bounded by `broker.timeout`, and all trying again is not.
+
+pub(crate) mod address;
+mod consumer;
+mod health;
+mod line;
+pub(crate) mod link;
+mod probe;
+pub(crate) mod properties;
+mod publisher;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{Level, Metadata};
+
+pub use address::redacted;
+pub use health::BrokerMetrics;
+pub use probe::{ProbeReport, Server, probe};
+
+use self::address::Address;
+use self::consumer::AmqpConsumer;
+use self::health::{Health, Part};
+use self::line::{Line, LineConfig, Prepare};
+use self::link::Link;
+use self::publisher::AmqpPublisher;
+use super::topology::Topology;
+use super::{Broker, BrokerError, Consumer, Publisher};
+use crate::config::{BrokerConfig, TopologyMode};
+use crate::contract::PoolName;
+use crate::contract::topology::Names;
+
+/// Whether a log record may be written: false for those of lapin's that show messages or credentials. It
+/// logs each returned message with its body as a warning, and every frame when tracing.
+///
+/// The subscriber must ask this whatever the log level: no secret of a message may get into a log.
+#[must_use]
+pub fn may_log(metadata: &Metadata<'_>) -> bool {
+    let of_lapin = metadata.target().split("::").next().is_some_and(|krate| krate == "lapin");
+    !of_lapin || (*metadata.level() < Level::TRACE && metadata.target() != "lapin::returned_messages")
+}
+
+/// RabbitMQ, over two connections that are kept up.
+pub struct Amqp {
+    shared: Arc<Shared>,
+    closing: CancellationToken,
+    lines: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What consumers and publishers need.
+struct Shared {
+    names: Names,
+    worker: String,
+    topology: Arc<Topology>,
+    mode: TopologyMode,
+    consume: Line,
+    publish: Line,
+    health: Arc<Health>,
+}
+
+impl Amqp {
+    /// Starts connecting, and keeps connected until [`Broker::close`]. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// If the URL is none. That the broker can't be reached is no error: it may come.
+    pub fn new<'a>(
+        config: &BrokerConfig,
+        worker: &str,
+        pools: impl IntoIterator<Item = &'a PoolName>,
+        metrics: BrokerMetrics,
+    ) -> Result<Amqp, BrokerError> {
+        let address = Address::parse(&config.url, config.heartbeat)?;
+        let names = Names::new(&config.prefix);
+        let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit));
+        let health = Arc::new(Health::new(metrics));
+        let closing = CancellationToken::new();
+        let start = |part, role, prepare| {
+            let config = LineConfig {
+                address: address.clone(),
+                name: format!("prewarm {worker} ({role})"),
+                timeout: config.timeout,
+                part,
+                prepare,
+            };
+            line::start(config, health.clone(), closing.clone())
+        };
+        let (consume, consuming) = start(Part::Consume, "consume", Prepare::Nothing);
+        let declare = Prepare::Topology(topology.clone(), config.topology);
+        let (publish, publishing) = start(Part::Publish, "publish", declare);
+        let shared = Shared {
+            names,
+            worker: worker.to_owned(),
+            topology,
+            mode: config.topology,
+            consume,
+            publish,
+            health,
+        };
+        Ok(Amqp { shared: Arc::new(shared), closing, lines: Mutex::new(vec![consuming, publishing]) })
+    }
+
+    /// Whether jobs can be taken and results delivered: both connections up, neither blocked, and every
+    /// exchange and queue as needed.
+    #[must_use]
+    pub fn connected(&self) -> watch::Receiver<bool> {
+        self.shared.health.connected()
+    }
+}
+
+#[async_trait]
+impl Broker for Amqp {
+    fn consumer(&self, pool: &PoolName) -> Box<dyn Consumer> {
+        Box::new(AmqpConsumer::new(self.shared.clone(), pool.clone()))
+    }
+
+    fn publisher(&self) -> Box<dyn Publisher> {
+        Box::new(AmqpPublisher::new(self.shared.clone()))
+    }
+
+    async fn close(&self) {
+        self.closing.cancel();
+        let lines = std::mem::take(&mut *self.lines.lock().unwrap_or_else(PoisonError::into_inner));
+        for line in lines {
+            // An error would be a panic there, which has been reported.
+            _ = line.await;
+        }
+    }
+}
+
+impl Drop for Amqp {
+    fn drop(&mut self) {
+        self.closing.cancel();
+    }
+}
+
+impl Shared {
+    /// Declares again what somebody deleted while we were connected. In mode `check` that is for somebody else to do.
+    async fn repair(&self, link: &Link) {
+        if self.mode == TopologyMode::Declare {
+            if let Err(error) = self.topology.ensure(link, self.mode).await {
+                tracing::warn!(%error, "exchanges or queues were deleted and can't be declared again");
+            }
+        }
+    }
+}

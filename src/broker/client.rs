@@ -1,0 +1,134 @@
+//! What `prewarm submit` needs of the broker: one connection, one reply queue, no second chances. A person
+//! is waiting at the other end, so what goes wrong is told at once rather than tried again.
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Confirmation};
+
+use super::amqp::address::Address;
+use super::amqp::link::{Link, short};
+use super::amqp::properties;
+use super::{BrokerError, Properties};
+use crate::config::BrokerConfig;
+use crate::contract::PoolName;
+use crate::contract::topology::Names;
+
+/// A publisher of jobs that reads their replies.
+pub struct Client {
+    link: Link,
+    names: Names,
+    channel: Channel,
+    reply_queue: String,
+    replies: lapin::Consumer,
+}
+
+/// One reply to a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The body.
+    pub body: Bytes,
+    /// The properties; `kind` tells the replies apart, `correlation_id` whose they are.
+    pub properties: Properties,
+}
+
+impl Client {
+    /// Connects, and makes a reply queue that the broker deletes when this connection ends.
+    ///
+    /// # Errors
+    /// [`BrokerError::Connect`] or [`BrokerError::Timeout`].
+    pub async fn connect(config: &BrokerConfig) -> Result<Client, BrokerError> {
+        let address = Address::parse(&config.url, config.heartbeat)?;
+        let link = Link::open(&address, "prewarm submit", config.timeout).await?;
+        let made = |fault| link.broker_error("making a reply queue", fault);
+        let channel = link.channel().await.map_err(made)?;
+        let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let declare = channel.queue_declare(short(""), exclusive, FieldTable::default());
+        let queue = link.ask("declaring a reply queue", declare).await.map_err(made)?;
+        let consume = channel.basic_consume(
+            queue.name().clone(),
+            short(""),
+            BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() },
+            FieldTable::default(),
+        );
+        let replies = link.ask("consuming replies", consume).await.map_err(made)?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        link.ask("turning on publisher confirms", confirms).await.map_err(made)?;
+        Ok(Client {
+            names: Names::new(&config.prefix),
+            reply_queue: queue.name().to_string(),
+            replies,
+            channel,
+            link,
+        })
+    }
+
+    /// The queue that replies come to.
+    #[must_use]
+    pub fn reply_queue(&self) -> &str {
+        &self.reply_queue
+    }
+
+    /// Publishes a job, and returns when the broker has it safe.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unroutable`] if the pool has no queue; others if the broker didn't take the job.
+    pub async fn submit(
+        &mut self,
+        pool: &PoolName,
+        message_id: &str,
+        body: Bytes,
+        traceparent: Option<&str>,
+    ) -> Result<(), BrokerError> {
+        let ours = Properties {
+            message_id: Some(message_id.to_owned()),
+            correlation_id: Some(message_id.to_owned()),
+            reply_to: Some(self.reply_queue.clone()),
+            content_type: Some("application/json".to_owned()),
+            traceparent: traceparent.map(str::to_owned),
+            timestamp: Some(std::time::SystemTime::now()),
+            ..Properties::default()
+        };
+        let unroutable = || BrokerError::Unroutable { pool: pool.clone(), exchange: self.names.jobs() };
+        let publish = async {
+            let options = BasicPublishOptions { mandatory: true, immediate: false };
+            let exchange = short(&self.names.jobs());
+            let key = short(pool.as_str());
+            self.channel.basic_publish(exchange, key, options, &body, properties::encode(&ours)).await?.await
+        };
+        match self.link.ask("publishing a job", publish).await {
+            Ok(Confirmation::Ack(None)) => Ok(()),
+            Ok(Confirmation::Ack(Some(_))) => Err(unroutable()),
+            Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(BrokerError::Refused),
+            // The exchange itself is missing.
+            Err(fault) if fault.reply_code() == Some(404) => Err(unroutable()),
+            Err(fault) => Err(self.link.broker_error("publishing a job", fault)),
+        }
+    }
+
+    /// The next reply to anything that was submitted; waits as long as it takes.
+    ///
+    /// # Errors
+    /// If the connection is lost, and the reply queue with it.
+    pub async fn next_reply(&mut self) -> Result<Reply, BrokerError> {
+        let reason = tokio::select! {
+            biased;
+            delivery = self.replies.next() => match delivery {
+                Some(Ok(delivery)) => return Ok(Reply {
+                    body: delivery.data.into(),
+                    properties: properties::decode(delivery.properties),
+                }),
+                Some(Err(error)) => error.to_string(),
+                None => "the reply queue is gone".to_owned(),
+            },
+            reason = self.link.lost() => reason,
+        };
+        Err(BrokerError::Lost(reason))
+    }
+
+    /// Says goodbye to the broker, which deletes the reply queue.
+    pub async fn close(self) {
+        self.link.close().await;
+    }
+}

@@ -1,0 +1,194 @@
+//! The seam to the message broker: what a worker needs of it, and nothing of how it is done.
+//!
+//! [`amqp`] is the real one, over RabbitMQ. A seat of the worker (one job at a time) has one [`Consumer`],
+//! with a channel of its own that holds at most one delivery, and one [`Publisher`], with a channel of its
+//! own on the other connection; so an acknowledgement timeout, a returned message or a closed channel concerns
+//! one job. Both live through outages: they reconnect by themselves, and wait meanwhile.
+
+pub mod amqp;
+pub mod client;
+pub mod topology;
+
+use std::time::{Duration, Instant, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::contract::PoolName;
+
+/// Gives out the two ends that a seat works with.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// A new consumer of one pool's queue. Returns at once; [`Consumer::next`] does the waiting.
+    fn consumer(&self, pool: &PoolName) -> Box<dyn Consumer>;
+
+    /// A new publisher. Returns at once; its first use does the waiting.
+    fn publisher(&self) -> Box<dyn Publisher>;
+
+    /// Closes the connections, waiting for the broker's answer a bounded time. Deliveries that
+    /// are not settled go back to their queues.
+    async fn close(&self);
+}
+
+/// Takes deliveries from one pool's queue, one at a time.
+#[async_trait]
+pub trait Consumer: Send {
+    /// The next delivery. Waits through outages, as long as it takes. The previous delivery must have
+    /// been settled or dropped; a dropped one goes back to the queue first. Cancel safe: a delivery that arrives
+    /// while nobody waits is given to the next call, or goes back to the queue when the consumer is dropped.
+    async fn next(&mut self) -> Delivery;
+
+    /// Stops taking deliveries and hands back what this consumer holds unsettled, so that other workers get it.
+    /// `next` begins anew.
+    async fn pause(&mut self);
+}
+
+/// One message, given to this worker until it is settled.
+pub struct Delivery {
+    /// The message's body.
+    pub body: Bytes,
+    /// The message's properties.
+    pub properties: Properties,
+    /// Whether the broker says that it may have been delivered before.
+    pub redelivered: bool,
+    /// When it arrived here.
+    pub received: Instant,
+    /// How to settle it. Dropped unsettled, the delivery goes back to its queue.
+    pub receipt: Box<dyn Receipt>,
+}
+
+/// The right and the duty to settle one delivery.
+#[async_trait]
+pub trait Receipt: Send {
+    /// Tells the broker what became of the delivery.
+    ///
+    /// # Errors
+    /// [`BrokerError`] if the broker can't have learned it: the channel that the delivery came on is
+    /// gone, and the message will be delivered again, here or elsewhere.
+    async fn settle(self: Box<Self>, how: Settle) -> Result<(), BrokerError>;
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settle {
+    /// Done: the broker forgets it.
+    Ack,
+    /// Back to its queue, not the job's fault (`basic.nack`, requeue).
+    HandBack,
+}
+
+/// The AMQP properties that prewarm reads and writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// The job's id.
+    pub message_id: Option<String>,
+    /// Comes back on every reply.
+    pub correlation_id: Option<String>,
+    /// The queue that replies go to.
+    pub reply_to: Option<String>,
+    /// `application/json`, or absent.
+    pub content_type: Option<String>,
+    /// Must be absent or `identity`.
+    pub content_encoding: Option<String>,
+    /// Tells the kinds of replies apart.
+    pub kind: Option<String>,
+    /// When the publisher says that it sent the message; whole seconds, as AMQP has it.
+    pub timestamp: Option<SystemTime>,
+    /// 0–255, where the queue has priorities.
+    pub priority: Option<u8>,
+    /// W3C trace context.
+    pub traceparent: Option<String>,
+    /// Attempts that came before this message was published again.
+    pub attempts: u32,
+    /// How often a quorum queue gave this message out before.
+    pub delivery_count: u32,
+    /// Further headers with text values, written as they are; of a delivery, those that are text.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A message to publish.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Where to.
+    pub target: Target,
+    /// The body.
+    pub body: Bytes,
+    /// The properties. Messages are always persistent.
+    pub properties: Properties,
+}
+
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// To the queue of this name, through the default exchange.
+    Queue(String),
+    /// To the delay exchange; back in the pool's queue after that time.
+    Retry(Duration, PoolName),
+}
+
+/// Whether a confirmed message reached a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// It is in at least one queue.
+    Yes,
+    /// No queue took it; the broker gave it back.
+    No,
+}
+
+/// Publishes one seat's messages in order, each confirmed by the broker.
+#[async_trait]
+pub trait Publisher: Send {
+    /// Sends without waiting for the confirm. Unconfirmed messages are kept, up to a bound in number and bytes
+    /// beyond which this waits, and sent again in order after an outage: at least once, never reordered. A message that no
+    /// queue takes is dropped by the broker and not reported (the result that follows will be).
+    async fn send(&mut self, message: Message);
+
+    /// Sends, and waits until this message and all before it are confirmed, through outages.
+    /// A message that the broker refuses (`basic.nack`: a full queue, say) is tried again with growing delay.
+    /// [`Routed::No`] if it was returned as unroutable.
+    async fn send_confirmed(&mut self, message: Message) -> Routed;
+}
+
+/// Why something could not be done at the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The broker can't be reached, or doesn't let us in.
+    #[error("broker {url}: {reason}")]
+    Connect {
+        /// Its address, without the password.
+        url: String,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The exchanges and queues are not as needed.
+    #[error("broker topology: {0}")]
+    Topology(String),
+    /// The channel that a delivery came on is gone: it will be delivered again.
+    #[error("the delivery's channel is gone, so the broker will deliver it again: {0}")]
+    Stale(String),
+    /// A job was published to a pool that no queue belongs to.
+    #[error(
+        "no queue for pool '{pool}': exchange '{exchange}' had nowhere to route the job. A worker with [pool.{pool}] \
+         declares the queue when it starts; check the pool's name, broker.prefix and the vhost"
+    )]
+    Unroutable {
+        /// The pool.
+        pool: PoolName,
+        /// The exchange that the job was published to.
+        exchange: String,
+    },
+    /// The broker didn't take a message (`basic.nack`).
+    #[error("the broker refused the message: its queue is full, or has no majority of its nodes")]
+    Refused,
+    /// The connection was lost.
+    #[error("connection to the broker lost: {0}")]
+    Lost(String),
+    /// An answer did not come in time.
+    #[error("no answer from the broker within {within:?} while {doing}")]
+    Timeout {
+        /// What was being done.
+        doing: &'static str,
+        /// How long it was waited for.
+        within: Duration,
+    },
+}

@@ -1,0 +1,169 @@
+//! The command line: one file a verb.
+
+mod check;
+mod run;
+mod schema;
+mod serve;
+mod submit;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::{self, Loaded};
+use crate::telemetry;
+
+/// Exit codes beside 0 and those of jobs. 2 is clap's, for a wrong command line.
+mod exit {
+    /// It failed for a reason that has no code of its own.
+    pub const FAILURE: u8 = 1;
+    /// The configuration is wrong.
+    pub const CONFIG: u8 = 3;
+    /// The broker can't be used.
+    pub const BROKER: u8 = 4;
+    /// The engine can't be used.
+    pub const ENGINE: u8 = 5;
+    /// A pool's image can't be used.
+    pub const IMAGE: u8 = 6;
+    /// As `docker run`: ours, not the job's.
+    pub const RUN: u8 = 125;
+}
+
+/// Runs jobs from RabbitMQ in fresh, pre-warmed containers: about a millisecond to start, exactly what
+/// `docker run` would have done.
+#[derive(Parser)]
+#[command(name = "prewarm", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file [default: $PREWARM_CONFIG, ./prewarm.toml, /etc/prewarm/prewarm.toml]
+    #[arg(long, short = 'c', global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Take jobs from the broker and run them, until told to stop
+    Serve,
+    /// Check configuration, broker, engine and images, and say what to do about what is wrong
+    Check,
+    /// Run one job through a pool, without a broker; exits with the job's code
+    Run(run::Args),
+    /// Publish jobs and show their results
+    Submit(submit::Args),
+    /// Print the JSON Schema of a message
+    Schema(schema::Args),
+}
+
+/// What a job is given on the command line; the same for `run` and `submit`.
+#[derive(Args)]
+struct JobArgs {
+    /// The pool
+    pool: crate::contract::PoolName,
+    /// Set a variable of the job's environment; NAME alone takes it from this one
+    #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// How long the job may run, as 90s or 30m
+    #[arg(long, value_parser = humantime::parse_duration)]
+    timeout: Option<std::time::Duration>,
+    /// Give the job this command's standard input
+    #[arg(long, short = 'i')]
+    stdin: bool,
+    /// Arguments for the entrypoint, in place of the image's CMD
+    #[arg(last = true)]
+    args: Vec<String>,
+}
+
+impl JobArgs {
+    /// The variables, in their order; a later one takes the place of an earlier one.
+    fn env(&self) -> Result<Vec<(String, String)>, String> {
+        let mut env: Vec<(String, String)> = Vec::new();
+        for entry in &self.env {
+            let (name, value) = match entry.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                // As `docker run -e NAME`: not set here, not set there.
+                None => match std::env::var(entry) {
+                    Ok(value) => (entry.as_str(), value),
+                    Err(_) => continue,
+                },
+            };
+            if name.is_empty() {
+                return Err(format!("-e '{entry}': the name is empty; write -e NAME=VALUE"));
+            }
+            match env.iter_mut().find(|(n, _)| n == name) {
+                Some(slot) => slot.1 = value,
+                None => env.push((name.to_owned(), value)),
+            }
+        }
+        Ok(env)
+    }
+
+    fn args(&self) -> Option<Vec<String>> {
+        (!self.args.is_empty()).then(|| self.args.clone())
+    }
+
+    fn read_stdin(&self) -> std::io::Result<Option<Vec<u8>>> {
+        use std::io::Read;
+        if !self.stdin {
+            return Ok(None);
+        }
+        let mut all = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut all)?;
+        Ok(Some(all))
+    }
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let default = match cli.verb {
+        Verb::Serve => LevelFilter::INFO,
+        _ => LevelFilter::WARN,
+    };
+    if let Err(error) = telemetry::init(default) {
+        return fail(exit::CONFIG, error);
+    }
+    match cli.verb {
+        Verb::Serve => serve::main(&cli.config),
+        Verb::Check => check::main(&cli.config),
+        Verb::Run(args) => run::main(&cli.config, args),
+        Verb::Submit(args) => submit::main(&cli.config, args),
+        Verb::Schema(args) => schema::main(args),
+    }
+}
+
+/// Reads the configuration, or says all that is wrong with it.
+fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
+    config::load(args.config.as_deref(), config::environment()).map_err(|faults| fail(exit::CONFIG, faults))
+}
+
+fn fail(code: u8, why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("prewarm: {why}");
+    ExitCode::from(code)
+}
+
+/// A runtime for a verb that needs one.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ExitCode> {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => Ok(runtime.block_on(work)),
+        Err(error) => Err(fail(exit::FAILURE, format!("starting the runtime: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

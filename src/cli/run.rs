@@ -1,0 +1,161 @@
+//! `prewarm run`: one job through a pool, without a broker. It is to `docker run` what the worker is to a fleet.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{ConfigArgs, JobArgs, block_on, exit, fail, load};
+use crate::attempt::{self, Happening, Plan};
+use crate::config::{Config, IdleConfig};
+use crate::contract::event::Stream;
+use crate::contract::job::Env;
+use crate::engine::docker::Docker;
+use crate::engine::link::{self, Stdin};
+use crate::init::wire::End;
+use crate::launch;
+use crate::metrics::Metrics;
+use crate::outcome::Outcome;
+use crate::pool::{Pools, driver};
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Print how fast the job started, on stderr
+    #[arg(long)]
+    timings: bool,
+}
+
+pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
+    let loaded = match load(config) {
+        Ok(loaded) => loaded,
+        Err(_) => return ExitCode::from(exit::RUN),
+    };
+    match block_on(run(loaded.config, args)) {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(why)) => fail(exit::RUN, why),
+        Err(_) => ExitCode::from(exit::RUN),
+    }
+}
+
+async fn run(mut config: Config, args: Args) -> Result<u8, String> {
+    let name = args.job.pool.clone();
+    let known: Vec<String> = config.pools.keys().map(ToString::to_string).collect();
+    let mut pool = config
+        .pools
+        .remove(&name)
+        .ok_or_else(|| format!("there is no pool '{name}' in the configuration; there is {}", known.join(", ")))?;
+    // One job needs one container: made when it is asked for, and none after it.
+    pool.idle = IdleConfig { min: 0, max: 0, ..pool.idle };
+    pool.concurrency = 1;
+    config.pools.clear();
+    config.pools.insert(name.clone(), pool.clone());
+
+    let env = Env(args.job.env()?);
+    let stdin = args.job.read_stdin().map_err(|e| format!("reading stdin: {e}"))?.map(Bytes::from);
+    let metrics = Metrics::new();
+    let engine = std::sync::Arc::new(Docker::new(&config.engine, &metrics).map_err(|e| e.to_string())?);
+    let pools = driver::start(engine, &config.worker.name, &config.pools, 1, &metrics);
+    let outcome = async {
+        let lease = tokio::select! {
+            lease = pools.lease(&name, config.worker.lease_timeout) => lease.map_err(|e| e.to_string())?,
+            failure = first_failure(&pools) => return Err(failure),
+        };
+        let argv = launch::argv(&lease.image, &pool, args.job.args().as_deref()).map_err(|e| e.to_string())?;
+        let env = launch::environment(&lease.image, &pool, &env, None);
+        let kind = if stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
+        let start = link::start_frame(&argv, &env, kind).map_err(|e| e.to_string())?;
+        let timeout = args.job.timeout.unwrap_or(pool.timeout.default);
+        let stop_signal = lease.image.stop_signal.as_deref().and_then(launch::signal_number).unwrap_or(15);
+        let plan = Plan { start, stdin, timeout, stop_signal, stop_grace: pool.stop_grace };
+        let (happen, happenings) = mpsc::channel(attempt::CHANNEL);
+        let stop = CancellationToken::new();
+        stop_on_signal(stop.clone());
+        let begun = Instant::now();
+        let (result, started) = tokio::join!(attempt::run(lease, plan, &stop, happen), pass_through(happenings));
+        if let (true, Some(at)) = (args.timings, started) {
+            let startup = at.saturating_duration_since(begun);
+            eprintln!("prewarm: START to executing in {:.3} ms", startup.as_secs_f64() * 1e3);
+        }
+        Ok(Outcome::of(result, &argv[0], timeout))
+    }
+    .await;
+    pools.close().await;
+    outcome.and_then(exit_code)
+}
+
+/// The first container decides: where `serve` would try again, this says what is wrong.
+async fn first_failure(pools: &Pools) -> String {
+    loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Some(failure) = pools.status().await.into_iter().find_map(|s| s.last_failure) {
+            return failure;
+        }
+    }
+}
+
+/// Writes the job's output where this command's goes, as it comes.
+async fn pass_through(mut happenings: mpsc::Receiver<Happening>) -> Option<Instant> {
+    let mut started = None;
+    while let Some(happening) = happenings.recv().await {
+        let (stream, bytes) = match happening {
+            Happening::Started(at) => {
+                started = Some(at);
+                continue;
+            }
+            Happening::Output(stream, bytes) => (stream, bytes),
+        };
+        // Blocking writes, since whoever reads sets the pace; a closed pipe ends the job, as it does with `docker run`.
+        let written = tokio::task::block_in_place(|| match stream {
+            Stream::Stdout => write_out(&mut std::io::stdout().lock(), &bytes),
+            Stream::Stderr => write_out(&mut std::io::stderr().lock(), &bytes),
+        });
+        if written.is_err() {
+            break;
+        }
+    }
+    started
+}
+
+fn write_out(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+fn stop_on_signal(stop: CancellationToken) {
+    tokio::spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()),
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()),
+        ) else {
+            return;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        stop.cancel();
+    });
+}
+
+fn exit_code(outcome: Outcome) -> Result<u8, String> {
+    match outcome {
+        Outcome::Ran(verdict) => {
+            if let Some(error) = &verdict.error {
+                eprintln!("prewarm: {}", error.message);
+            }
+            Ok(match verdict.end {
+                Some(End::Code(code)) => code,
+                Some(End::Signal(signal)) => 128 + signal,
+                None => 137,
+            })
+        }
+        Outcome::Rejected(rejection) => Err(rejection.to_string()),
+        Outcome::Trouble(error) => Err(error.message),
+        Outcome::NotBegun => Err("stopped before the job began".into()),
+    }
+}

@@ -1,0 +1,18 @@
+//! `prewarm serve`
+
+use std::process::ExitCode;
+
+use super::{ConfigArgs, block_on, exit, fail, load};
+use crate::app;
+
+pub fn main(args: &ConfigArgs) -> ExitCode {
+    let loaded = match load(args) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    match block_on(app::serve(loaded.config)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => fail(exit::FAILURE, format!("{error:#}")),
+        Err(code) => code,
+    }
+}

@@ -1,0 +1,299 @@
+//! Configuration: typed sections, parsed once, all faults reported together.
+//!
+//! A value comes from the built-in default, over it the TOML file, over it a variable: `PREWARM_BROKER_URL`
+//! for `url` in `[broker]`, `PREWARM_POOL_BUILD_IDLE_MIN` for `idle.min` in `[pool.build]`. The types here
+//! hold only what is valid; [`load()`] is the one way to get them.
+//!
+//! Durations are written with a unit (`"90s"`, `"1h 30m"`), sizes as a number of bytes or with one
+//! (`"512MiB"`; as in Docker `m`, `MB` and `MiB` are the same).
+//!
+//! `load.rs` finds the file, `reader.rs` walks it and collects the faults, `values.rs` has the readers of
+//! plain values, `sections.rs` and `pool.rs` say which keys there are.
+
+mod address;
+mod fault;
+mod field;
+mod image;
+pub mod load;
+mod pool;
+mod reader;
+mod sections;
+mod security;
+mod source;
+mod storage;
+mod suggest;
+mod values;
+mod variables;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::contract::PoolName;
+
+pub use fault::{Fault, Faults, Place, Position};
+pub use load::{Loaded, environment, load, load_broker, parse};
+
+/// Everything that the operator configures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[broker]`
+    pub broker: BrokerConfig,
+    /// `[engine]`
+    pub engine: EngineConfig,
+    /// `[http]`
+    pub http: HttpConfig,
+    /// `[worker]`
+    pub worker: WorkerConfig,
+    /// `[pool.NAME]`, at least one.
+    pub pools: BTreeMap<PoolName, PoolConfig>,
+}
+
+/// `[broker]`: where jobs come from.
+#[derive(Clone, PartialEq)]
+pub struct BrokerConfig {
+    /// `url`: `amqp://` or `amqps://`; default `amqp://guest:guest@127.0.0.1:5672/%2f`. Its password never
+    /// appears in a log: use [`BrokerConfig::address`].
+    pub url: String,
+    /// `prefix` of all exchanges and queues: the characters of a pool's name; default `prewarm`.
+    pub prefix: String,
+    /// `topology`: whether to declare exchanges and queues or only to check that they exist;
+    /// default `declare`.
+    pub topology: TopologyMode,
+    /// `heartbeat`: a silent peer is noticed after two of them. 1s to 5m; default 10s.
+    pub heartbeat: Duration,
+    /// `timeout` of connecting and of every request: 1s to 10m; default 10s.
+    pub timeout: Duration,
+    /// `delivery_limit` of the pools' queues: a message given out this often without being settled is
+    /// dead-lettered. Default 20.
+    pub delivery_limit: u32,
+}
+
+impl BrokerConfig {
+    /// The broker's URL without user and password, for people.
+    pub fn address(&self) -> String {
+        address::without_user(&self.url)
+    }
+}
+
+impl fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // By pattern, so that a new field can't be forgotten here.
+        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit } = self;
+        f.debug_struct("BrokerConfig")
+            .field("address", &self.address())
+            .field("prefix", prefix)
+            .field("topology", topology)
+            .field("heartbeat", heartbeat)
+            .field("timeout", timeout)
+            .field("delivery_limit", delivery_limit)
+            .finish()
+    }
+}
+
+/// Who makes the exchanges and queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopologyMode {
+    /// `declare`: the worker does; they must not exist with other arguments.
+    Declare,
+    /// `check`: somebody else did; the worker only looks whether they exist.
+    Check,
+}
+
+/// `[engine]`: where containers run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineConfig {
+    /// `host`: `unix://…`, `tcp://…`, `http://…`, `https://…`; none: what `DOCKER_HOST` says, or Docker's
+    /// default socket.
+    pub host: Option<String>,
+    /// `timeout` of every request: 1s to 1h; default 1m.
+    pub timeout: Duration,
+    /// `creations`: containers being created at once on this host, over all pools. More than 2 to 4
+    /// makes dockerd slower, not faster, on 2 cores. 1 to 64; default 3.
+    pub creations: usize,
+}
+
+/// `[http]`: metrics and health.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpConfig {
+    /// `listen` address, an IP address and a port; default `127.0.0.1:9464`.
+    pub listen: SocketAddr,
+}
+
+/// `[worker]`: this worker as a whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerConfig {
+    /// `name` in replies and container labels; the characters of a pool's name; default the host's name.
+    pub name: String,
+    /// `drain_timeout`: how long running jobs may go on after SIGTERM; default 1h.
+    pub drain_timeout: Duration,
+    /// `retries`: attempts of a job in all when the trouble is ours: 1 to 20; default 4.
+    pub retries: u32,
+    /// `lease_timeout`: how long a delivery waits for a container before it is handed back; default 2m.
+    pub lease_timeout: Duration,
+    /// `max_message`: largest job message in bytes; above it the job is rejected. 1KiB to 512MiB; default
+    /// 16MiB.
+    pub max_message: u64,
+}
+
+/// `[pool.NAME]`: one set of interchangeable containers. What is `None` is left to the image or the engine,
+/// as with `docker run` without that option.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// `image`: a name, with tag or digest. The only key without which there is no pool.
+    pub image: String,
+    /// `pull`: when to get the image: `missing` (default), `always` or `never`.
+    pub pull: Pull,
+    /// `idle`: bounds of the number of idle containers. `idle = 4` is short for both.
+    pub idle: IdleConfig,
+    /// `concurrency`: jobs of this pool at once: 1 to 1000; default 4.
+    pub concurrency: usize,
+    /// `timeout`: how long a job may run. `timeout = "10m"` is short for both.
+    pub timeout: TimeoutConfig,
+    /// `stop_grace`: between the image's STOPSIGNAL and SIGKILL: 0s to 1h; default 10s.
+    pub stop_grace: Duration,
+    /// `logs_limit`: bytes of output that are sent as log events for one job; default 10MiB.
+    pub logs_limit: u64,
+    /// `entrypoint`, an array, in place of the image's. As with Docker, the image's CMD is then ignored.
+    pub entrypoint: Option<Vec<String>>,
+    /// `args` in place of the image's CMD.
+    pub args: Option<Vec<String>>,
+    /// `env` over the image's, in the order of the file. Every value is text.
+    pub env: Vec<(String, String)>,
+    /// `user`: as in `docker run --user`: `NAME`, `UID` or `UID:GID`.
+    pub user: Option<String>,
+    /// `workdir`: as in `docker run --workdir`, absolute.
+    pub workdir: Option<String>,
+    /// `memory` limit in bytes: at least 6MiB.
+    pub memory: Option<u64>,
+    /// `cpus`, such as `1.5`; here thousandths of a CPU.
+    pub cpus_milli: Option<u64>,
+    /// `cpu_shares`: relative weight, 2 to 262144.
+    pub cpu_shares: Option<u64>,
+    /// `pids`: most processes and threads.
+    pub pids: Option<u64>,
+    /// `network`: `bridge`, `none`, `host`, or a network's name. `container:ID` is refused.
+    pub network: Option<String>,
+    /// `security`: the set that the single keys refine: `docker` (default) or `hardened`.
+    pub security: Security,
+    /// `cap_add`: capabilities or `ALL`; here in upper case and without `CAP_`.
+    pub cap_add: Vec<String>,
+    /// `cap_drop`: likewise.
+    pub cap_drop: Vec<String>,
+    /// `security_opt`: as in `docker run --security-opt`: `no-new-privileges`, `seccomp=FILE` or
+    /// `seccomp=unconfined`, `apparmor=PROFILE`, `label=VALUE`. Here as the engine's API wants them: with a
+    /// seccomp profile's content in place of the file.
+    pub security_opt: Vec<String>,
+    /// `runtime`: an OCI runtime that the engine knows.
+    pub runtime: Option<String>,
+    /// `read_only` root file system; default false.
+    pub read_only: bool,
+    /// `tmpfs`: mount point to options; an array of mount points is short for no options.
+    pub tmpfs: BTreeMap<String, String>,
+    /// `mounts`: each `{ source, target, read_only }`.
+    pub mounts: Vec<MountConfig>,
+    /// `ulimits`: name to limits. `nofile = 1024` is short for both.
+    pub ulimits: BTreeMap<String, Ulimit>,
+    /// `shm_size` of `/dev/shm` in bytes.
+    pub shm_size: Option<u64>,
+}
+
+impl PoolConfig {
+    /// What a pool is whose section says nothing but `image`.
+    #[must_use]
+    pub fn of_image(image: impl Into<String>) -> PoolConfig {
+        PoolConfig {
+            image: image.into(),
+            pull: Pull::Missing,
+            idle: IdleConfig { min: 1, max: 4, hit_target: 0.99 },
+            concurrency: 4,
+            timeout: TimeoutConfig { default: Duration::from_secs(3600), max: Duration::from_secs(24 * 3600) },
+            stop_grace: Duration::from_secs(10),
+            logs_limit: 10 << 20,
+            entrypoint: None,
+            args: None,
+            env: Vec::new(),
+            user: None,
+            workdir: None,
+            memory: None,
+            cpus_milli: None,
+            cpu_shares: None,
+            pids: None,
+            network: None,
+            security: Security::Docker,
+            cap_add: Vec::new(),
+            cap_drop: Vec::new(),
+            security_opt: Vec::new(),
+            runtime: None,
+            read_only: false,
+            tmpfs: BTreeMap::new(),
+            mounts: Vec::new(),
+            ulimits: BTreeMap::new(),
+            shm_size: None,
+        }
+    }
+}
+
+/// `idle`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct IdleConfig {
+    /// `min`: default 1.
+    pub min: usize,
+    /// `max`: 1 to 10000; default 4, or `min` if that is more.
+    pub max: usize,
+    /// `hit_target`: wanted share of hits, between 0 and 1; default 0.99.
+    pub hit_target: f64,
+}
+
+/// `timeout`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutConfig {
+    /// `default` for jobs that name none: 1h, or `max` if that is less.
+    pub default: Duration,
+    /// `max` that a job may ask for: 24h, or `default` if that is more.
+    pub max: Duration,
+}
+
+/// `pull`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pull {
+    /// `missing`: if the engine doesn't have it.
+    Missing,
+    /// `always`: at start.
+    Always,
+    /// `never`: it must be there.
+    Never,
+}
+
+/// `security`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// `docker`: what `docker run` gives.
+    Docker,
+    /// `hardened`: no capabilities, `no_new_privs`, 512 pids, no network unless named.
+    Hardened,
+}
+
+/// One of `mounts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountConfig {
+    /// `source`, which must be given: a path on the engine's host (starting with `/`), or a volume's name.
+    pub source: String,
+    /// `target`, which must be given: an absolute path in the container.
+    pub target: String,
+    /// `read_only`: default false.
+    pub read_only: bool,
+}
+
+/// One of `ulimits`; -1 is unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ulimit {
+    /// `soft`
+    pub soft: i64,
+    /// `hard`
+    pub hard: i64,
+}
+
+#[cfg(test)]
+mod tests;

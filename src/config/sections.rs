@@ -1,0 +1,132 @@
+//! The sections of the configuration other than the pools.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::address::{check_broker, check_engine};
+use super::field::Field;
+use super::pool::pool;
+use super::reader::{Outcome, Section};
+use super::values::{LONGEST, choice, duration, number, size, within};
+use super::{BrokerConfig, Config, EngineConfig, HttpConfig, TopologyMode, WorkerConfig};
+use crate::contract::PoolName;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The whole file.
+pub(super) fn config(root: &mut Section<'_, '_>) -> Outcome<Config> {
+    let broker = root.section("broker", broker);
+    let engine = root.section("engine", engine);
+    let http = root.section("http", http);
+    let worker = root.section("worker", worker);
+    let mut pools = root.named("pool", "image", |section, name| {
+        let name = PoolName::new(name).map_err(|bad| section.wrong_at_all(bad.to_string()));
+        let pool = pool(section);
+        Ok((name?, pool?))
+    });
+    if pools.as_ref().is_ok_and(Vec::is_empty) {
+        let example = "[pool.build] with image = \"busybox:1.36\"";
+        pools = Err(root.wrong_at_all(format!("no pool is configured: write one, such as {example}")));
+    }
+    Ok(Config {
+        broker: broker?,
+        engine: engine?,
+        http: http?,
+        worker: worker?,
+        pools: BTreeMap::from_iter(pools?),
+    })
+}
+
+/// The `[broker]` section of a file whose other sections don't matter.
+pub(super) fn broker_alone(root: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
+    root.pass_over(&["engine", "http", "worker", "pool"]);
+    root.section("broker", broker)
+}
+
+fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
+    let url = section
+        .or("url", "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(), |field| address(field, check_broker));
+    let prefix = section.or("prefix", "prewarm".to_owned(), name);
+    let topology = section.or(
+        "topology",
+        TopologyMode::Declare,
+        choice(&[("declare", TopologyMode::Declare), ("check", TopologyMode::Check)]),
+    );
+    let heartbeat = section.or("heartbeat", 10 * SECOND, within(duration, SECOND..=5 * MINUTE, "1s to 5m"));
+    let timeout = section.or("timeout", 10 * SECOND, within(duration, SECOND..=10 * MINUTE, "1s to 10m"));
+    let delivery_limit = section.or("delivery_limit", 20, number(1..=1_000_000));
+    Ok(BrokerConfig {
+        url: url?,
+        prefix: prefix?,
+        topology: topology?,
+        heartbeat: heartbeat?,
+        timeout: timeout?,
+        delivery_limit: delivery_limit?,
+    })
+}
+
+fn engine(section: &mut Section<'_, '_>) -> Outcome<EngineConfig> {
+    let host = section.optional("host", |field| address(field, check_engine));
+    let timeout = section.or("timeout", MINUTE, within(duration, SECOND..=60 * MINUTE, "1s to 1h"));
+    let creations = section.or("creations", 3, number(1..=64));
+    Ok(EngineConfig { host: host?, timeout: timeout?, creations: creations? })
+}
+
+fn http(section: &mut Section<'_, '_>) -> Outcome<HttpConfig> {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9464));
+    let listen = section.or("listen", default, |field| {
+        let listen = field.text().and_then(|text| text.parse().ok());
+        listen.ok_or_else(|| {
+            field.is_not("an IP address and port: write 127.0.0.1:9464, or 0.0.0.0:9464 for all interfaces")
+        })
+    });
+    Ok(HttpConfig { listen: listen? })
+}
+
+fn worker(section: &mut Section<'_, '_>) -> Outcome<WorkerConfig> {
+    let given = section.optional("name", name);
+    let name = given.and_then(|given| given.map_or_else(|| host_name(section), Ok));
+    let drain_timeout =
+        section.or("drain_timeout", 60 * MINUTE, within(duration, Duration::ZERO..=LONGEST, "0s to 365d"));
+    let retries = section.or("retries", 4, number(1..=20));
+    let lease_timeout =
+        section.or("lease_timeout", 2 * MINUTE, within(duration, SECOND..=LONGEST, "1s to 365d"));
+    // RabbitMQ takes no message above 512 MiB, and none above 16 MiB by default since 4.0.
+    let max_message =
+        section.or("max_message", 16 << 20, within(size, 1 << 10..=512 << 20, "1KiB to 512MiB"));
+    Ok(WorkerConfig {
+        name: name?,
+        drain_timeout: drain_timeout?,
+        retries: retries?,
+        lease_timeout: lease_timeout?,
+        max_message: max_message?,
+    })
+}
+
+/// A name that is safe wherever a pool's is: in queues' names, labels and log lines.
+fn name(field: &mut Field<'_, '_>) -> Outcome<String> {
+    match field.text() {
+        Some(text) if PoolName::new(text).is_ok() => Ok(text.to_owned()),
+        _ => Err(field.is_not(
+            "a name: use 1 to 64 ASCII letters, digits, '-', '_' or '.', starting with a letter or a digit",
+        )),
+    }
+}
+
+fn host_name(section: &mut Section<'_, '_>) -> Outcome<String> {
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match PoolName::new(host_name.trim_end()) {
+        Ok(name) => Ok(name.to_string()),
+        Err(_) => Err(section.wrong("name", "missing, and the host's name can't be used: write one")),
+    }
+}
+
+/// An address that may contain a password, and that no message shows therefore.
+fn address(field: &mut Field<'_, '_>, check: fn(&str) -> Result<(), &'static str>) -> Outcome<String> {
+    let Some(text) = field.text() else { return Err(field.wrong("not text: write an address in quotes")) };
+    check(text).map_err(|message| field.wrong(message))?;
+    Ok(text.to_owned())
+}

@@ -1,0 +1,292 @@
+//! The job message: what a publisher may ask for, and how bytes become a [`Job`] or an exact refusal.
+
+use std::fmt;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A job as published (contract v1): JSON, `content_type: application/json`. Everything is optional;
+/// unknown fields are refused.
+#[derive(Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Job {
+    /// Variables added to the image's environment, as `docker run -e`. Names are not empty and
+    /// have no `=`; neither names nor values have NUL.
+    pub env: Env,
+    /// Replaces the image's CMD, as the arguments after the image in `docker run`.
+    pub args: Option<Vec<String>>,
+    /// Text for the entrypoint's stdin. Without it stdin is `/dev/null`.
+    pub stdin: Option<String>,
+    /// How long the job may run, as "90s", "30m" or "1h 30m". At most the pool's largest; without it, the
+    /// pool's default.
+    #[serde(deserialize_with = "duration")]
+    #[schemars(with = "Option<String>")]
+    pub timeout: Option<Duration>,
+    /// Where output goes.
+    pub logs: Logs,
+    /// Names of variables in `env` whose values are masked in logs and results.
+    pub secrets: Vec<String>,
+    /// Anything; it comes back on every reply.
+    pub metadata: Option<Map<String, Value>>,
+}
+
+/// Where a job's output goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Logs {
+    /// Log events as it is printed, and the tails in the result.
+    #[default]
+    Stream,
+    /// Only the tails in the result.
+    Result,
+    /// Nowhere.
+    Off,
+}
+
+/// Environment variables in the order of the message, each name once.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Env(pub Vec<(String, String)>);
+
+/// Never the values: a job's environment holds secrets, named as such or not.
+impl fmt::Debug for Env {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+    }
+}
+
+/// Names what is there, and shows no value that came from a publisher.
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Job")
+            .field("env", &self.env)
+            .field("args", &self.args.as_ref().map(Vec::len))
+            .field("stdin", &self.stdin.as_ref().map(String::len))
+            .field("timeout", &self.timeout)
+            .field("logs", &self.logs)
+            .finish_non_exhaustive()
+    }
+}
+
+impl JsonSchema for Env {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Env".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[^=\\u0000]+$" },
+            "additionalProperties": { "type": "string", "pattern": "^[^\\u0000]*$" }
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Env {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Env, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Env;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Env, A::Error> {
+                let mut names = std::collections::HashSet::new();
+                let mut out = Vec::with_capacity(map.size_hint().unwrap_or(0).min(1024));
+                while let Some(name) = map.next_key::<String>()? {
+                    if let Some(fault) = bad_name(&name) {
+                        return Err(de::Error::custom(fault));
+                    }
+                    if !names.insert(name.clone()) {
+                        return Err(de::Error::custom(format!("variable '{name}' is there twice; send it once")));
+                    }
+                    let value = map.next_value::<Text>().map_err(|e| {
+                        de::Error::custom(format!("variable '{name}': {}", bare(&e.to_string())))
+                    })?;
+                    if value.0.contains('\0') {
+                        return Err(de::Error::custom(format!(
+                            "variable '{name}' has a NUL character, which an environment can't hold"
+                        )));
+                    }
+                    out.push((name, value.0));
+                }
+                Ok(Env(out))
+            }
+        }
+        d.deserialize_map(Entries)
+    }
+}
+
+/// A string, with an error that never repeats what was sent instead (it may be a secret).
+struct Text(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Text, D::Error> {
+        match Value::deserialize(d)? {
+            Value::String(s) => Ok(Text(s)),
+            other => Err(de::Error::custom(format!("expected a string, found {}; quote it", kind_of(&other)))),
+        }
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn bad_name(name: &str) -> Option<String> {
+    if name.is_empty() {
+        Some("a variable has an empty name".into())
+    } else if name.contains('=') {
+        Some(format!("variable '{name}' has '=' in its name"))
+    } else if name.contains('\0') {
+        Some("a variable has a NUL character in its name".into())
+    } else {
+        None
+    }
+}
+
+fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+    match humantime::parse_duration(&text) {
+        Ok(t) if !t.is_zero() => Ok(Some(t)),
+        _ => Err(de::Error::custom(format!("'{text}' is not a duration; write for example \"90s\" or \"30m\""))),
+    }
+}
+
+/// serde_json ends its messages with the place; ours names the field and the place once, at the end.
+fn bare(message: &str) -> &str {
+    message.rfind(" at line ").map_or(message, |at| &message[..at])
+}
+
+/// Why a message is refused. The message is at fault: running it again can't help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", .field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
+pub struct Rejection {
+    /// What is at fault: a path into the JSON (`env`, `timeout`), or the name of an AMQP property.
+    pub field: Option<String>,
+    /// What is wrong with it, and what would be right. Holds no value of a variable.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A refusal of one field.
+    pub fn of(field: &str, message: impl Into<String>) -> Rejection {
+        Rejection { field: Some(field.into()), message: message.into() }
+    }
+}
+
+/// Reads a message's body.
+///
+/// # Errors
+/// [`Rejection`] names the first field at fault. Nesting is limited to 128 levels by serde_json, size by the
+/// caller.
+pub fn decode(body: &[u8]) -> Result<Job, Rejection> {
+    if body.is_empty() {
+        return Err(Rejection { field: None, message: "the body is empty; send {} for a job without anything".into() });
+    }
+    if let Err(e) = std::str::from_utf8(body) {
+        return Err(Rejection { field: None, message: format!("the body is not UTF-8 (byte {})", e.valid_up_to()) });
+    }
+    let mut d = serde_json::Deserializer::from_slice(body);
+    let job: Job = serde_path_to_error::deserialize(&mut d).map_err(|e| {
+        let path = e.path().to_string();
+        let inner = e.into_inner();
+        let place = format!(" (line {}, column {})", inner.line(), inner.column());
+        let message = format!("{}{place}", bare(&inner.to_string()));
+        Rejection { field: (path != "." && path != "?").then_some(path), message }
+    })?;
+    d.end().map_err(|e| Rejection { field: None, message: format!("not one JSON object: {e}") })?;
+    check(&job)?;
+    Ok(job)
+}
+
+fn check(job: &Job) -> Result<(), Rejection> {
+    if job.args.iter().flatten().any(|a| a.contains('\0')) {
+        return Err(Rejection::of("args", "an argument has a NUL character, which a command line can't hold"));
+    }
+    for name in &job.secrets {
+        if !job.env.0.iter().any(|(n, _)| n == name) {
+            return Err(Rejection::of("secrets", format!("'{name}' is not a variable of env")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(body: &str) -> String {
+        decode(body.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn everything_is_optional() {
+        assert_eq!(decode(b"{}").unwrap(), Job::default());
+        let job = decode(
+            br#"{"env":{"B":"2","A":"a=b\nc"},"args":["--fast"],"stdin":"x","timeout":"30m",
+                 "logs":"result","secrets":["A"],"metadata":{"any":[1,null]}}"#,
+        )
+        .unwrap();
+        assert_eq!(job.env.0, [("B".into(), "2".into()), ("A".into(), "a=b\nc".into())], "order is kept");
+        assert_eq!(job.timeout, Some(Duration::from_secs(1800)));
+        assert_eq!(job.logs, Logs::Result);
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_what_would_be_right() {
+        for (body, words) in [
+            ("", vec!["body is empty"]),
+            ("[]", vec!["expected struct Job"]),
+            ("{} {}", vec!["not one JSON object"]),
+            (r#"{"enf":{}}"#, vec!["enf", "unknown field", "`env`"]),
+            (r#"{"env":{"PORT":80}}"#, vec!["env", "PORT", "expected a string, found a number", "line 1"]),
+            (r#"{"env":{"A=B":"x"}}"#, vec!["env", "'A=B' has '='"]),
+            (r#"{"env":{"":"x"}}"#, vec!["env", "empty name"]),
+            (r#"{"env":{"A":"1","A":"2"}}"#, vec!["env", "'A' is there twice"]),
+            (r#"{"env":{"A":"\u0000"}}"#, vec!["env", "'A' has a NUL"]),
+            (r#"{"args":"x"}"#, vec!["args", "expected a sequence"]),
+            (r#"{"args":["a\u0000"]}"#, vec!["args", "NUL"]),
+            (r#"{"args":["a",7]}"#, vec!["args[1]", "expected a string"]),
+            (r#"{"timeout":"soon"}"#, vec!["timeout", "'soon' is not a duration"]),
+            (r#"{"timeout":"0s"}"#, vec!["timeout"]),
+            (r#"{"logs":"loud"}"#, vec!["logs", "`stream`"]),
+            (r#"{"secrets":["T"]}"#, vec!["secrets", "'T' is not a variable of env"]),
+            (r#"{"metadata":7}"#, vec!["metadata", "expected a map"]),
+        ] {
+            let text = refused(body);
+            for word in words {
+                assert!(text.contains(word), "{body}: {text:?} lacks {word:?}");
+            }
+        }
+        assert!(decode(b"{\"stdin\":\"\xff\"}").unwrap_err().to_string().contains("not UTF-8"));
+    }
+
+    #[test]
+    fn a_deeply_nested_message_is_refused_not_fatal() {
+        let deep = format!("{{\"metadata\":{{\"a\":{}{}}}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(refused(&deep).contains("recursion limit"));
+    }
+
+    #[test]
+    fn no_value_of_a_variable_is_repeated() {
+        for body in [r#"{"env":{"TOKEN":{"s3cret":1}}}"#, r#"{"env":{"TOKEN":8675309}}"#, r#"{"env":{"TOKEN":"s3cret\u0000"}}"#]
+        {
+            let text = refused(body);
+            assert!(!text.contains("s3cret") && !text.contains("8675309"), "{text}");
+        }
+        let job = decode(br#"{"env":{"TOKEN":"s3cret"},"args":["s3cret"],"stdin":"s3cret"}"#).unwrap();
+        assert!(!format!("{job:?}").contains("s3cret"));
+    }
+}

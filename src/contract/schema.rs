@@ -1,0 +1,46 @@
+//! JSON Schema (2020-12) of the contract's messages.
+
+use schemars::{Schema, schema_for};
+
+use super::{event, job};
+
+/// A message of the contract.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Message {
+    /// The job that publishers send.
+    Job,
+    /// `prewarm.started.v1`
+    Started,
+    /// `prewarm.log.v1`
+    Log,
+    /// `prewarm.result.v1`
+    Result,
+}
+
+/// The schema of one message.
+pub fn of(message: Message) -> Schema {
+    match message {
+        Message::Job => schema_for!(job::Job),
+        Message::Started => schema_for!(event::Started),
+        Message::Log => schema_for!(event::Log),
+        Message::Result => schema_for!(event::JobResult),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_schema_names_its_fields() {
+        for (message, field) in [
+            (Message::Job, "secrets"),
+            (Message::Started, "startup_ms"),
+            (Message::Log, "offset"),
+            (Message::Result, "timings_ms"),
+        ] {
+            let schema = of(message).to_value();
+            assert!(schema["properties"].get(field).is_some(), "{message:?}: {schema}");
+        }
+    }
+}

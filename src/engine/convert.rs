@@ -1,0 +1,230 @@
+//! Pure translation: a [`ContainerSpec`] to the body of `POST /containers/create`, the engine's answers to our
+//! types.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, HealthConfig, HostConfig,
+    HostConfigLogConfig, ImageInspect, Mount, MountType, MountVolumeOptions, ResourcesUlimits,
+};
+
+use super::{ContainerId, ContainerSpec, ContainerState, INIT_DIR, INIT_PATH, Image, Listed};
+use crate::config::{MountConfig, PoolConfig, Security};
+
+/// Process limit of `security = "hardened"` where the pool sets none.
+const HARDENED_PIDS: u64 = 512;
+
+/// The body of a create request.
+pub fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
+    let pool = &*spec.pool;
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        // An entrypoint of our own also stops the engine from appending the image's CMD.
+        entrypoint: Some(vec![INIT_PATH.into()]),
+        cmd: None,
+        env: (!pool.env.is_empty()).then(|| pool.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        user: pool.user.clone(),
+        working_dir: pool.workdir.clone(),
+        labels: Some(spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
+        // The attached stream is the container's lease on life: stdin is opened once, and when its one
+        // holder is gone it ends, which init takes as its own end.
+        open_stdin: Some(true),
+        stdin_once: Some(true),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        tty: Some(false),
+        // A health check would run a second program beside the job, with an interval of its own.
+        healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
+        host_config: Some(host_config(pool, &spec.init_volume)),
+        ..Default::default()
+    }
+}
+
+fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {
+    let hardened = pool.security == Security::Hardened;
+    let mut cap_drop = pool.cap_drop.clone();
+    let mut security_opt = pool.security_opt.clone();
+    if hardened {
+        if !cap_drop.iter().any(|c| c == "ALL") {
+            cap_drop.insert(0, "ALL".into());
+        }
+        if !security_opt.iter().any(|o| o.starts_with("no-new-privileges")) {
+            security_opt.push("no-new-privileges".into());
+        }
+    }
+    HostConfig {
+        // Nothing else removes a container whose worker was killed; anonymous volumes go with it.
+        auto_remove: Some(true),
+        // Output goes through the attached stream only: the daemon writes no copy of it to its disk.
+        log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+        memory: pool.memory.map(to_i64),
+        nano_cpus: pool.cpus_milli.map(|m| to_i64(m.saturating_mul(1_000_000))),
+        cpu_shares: pool.cpu_shares.map(to_i64),
+        pids_limit: pool.pids.or(hardened.then_some(HARDENED_PIDS)).map(to_i64),
+        network_mode: pool.network.clone().or(hardened.then(|| "none".into())),
+        cap_add: some(pool.cap_add.clone()),
+        cap_drop: some(cap_drop),
+        security_opt: some(security_opt),
+        runtime: pool.runtime.clone(),
+        readonly_rootfs: pool.read_only.then_some(true),
+        tmpfs: (!pool.tmpfs.is_empty()).then(|| pool.tmpfs.clone().into_iter().collect::<HashMap<_, _>>()),
+        mounts: Some(mounts(&pool.mounts, init_volume)),
+        ulimits: some(
+            pool.ulimits
+                .iter()
+                .map(|(name, l)| ResourcesUlimits {
+                    name: Some(name.clone()),
+                    soft: Some(l.soft),
+                    hard: Some(l.hard),
+                })
+                .collect(),
+        ),
+        shm_size: pool.shm_size.map(to_i64),
+        ..Default::default()
+    }
+}
+
+fn mounts(configured: &[MountConfig], init_volume: &str) -> Vec<Mount> {
+    let init = Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(init_volume.into()),
+        target: Some(INIT_DIR.into()),
+        read_only: Some(true),
+        // Nothing of the image is to be copied into the volume, should it have such a directory.
+        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
+        ..Default::default()
+    };
+    let configured = configured.iter().map(|m| Mount {
+        typ: Some(if m.source.starts_with('/') { MountType::BIND } else { MountType::VOLUME }),
+        source: Some(m.source.clone()),
+        target: Some(m.target.clone()),
+        read_only: Some(m.read_only),
+        ..Default::default()
+    });
+    std::iter::once(init).chain(configured).collect()
+}
+
+fn some<T>(v: Vec<T>) -> Option<Vec<T>> {
+    (!v.is_empty()).then_some(v)
+}
+
+fn to_i64(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// What an image says of itself.
+pub fn image(name: &str, inspect: ImageInspect) -> Image {
+    let config = inspect.config.unwrap_or_default();
+    Image {
+        name: name.into(),
+        id: inspect.id.unwrap_or_default(),
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        cmd: config.cmd.unwrap_or_default(),
+        env: config.env.unwrap_or_default(),
+        stop_signal: config.stop_signal.filter(|s| !s.is_empty()),
+        architecture: inspect.architecture.unwrap_or_default(),
+    }
+}
+
+/// A line of a container list; `None` if it has no id.
+pub fn listed(summary: ContainerSummary) -> Option<Listed> {
+    use ContainerSummaryStateEnum as S;
+    Some(Listed {
+        id: ContainerId::new(&summary.id?),
+        labels: summary.labels.unwrap_or_default().into_iter().collect(),
+        state: match summary.state {
+            Some(S::CREATED) => ContainerState::Created,
+            Some(S::RUNNING | S::PAUSED | S::RESTARTING) => ContainerState::Running,
+            _ => ContainerState::Ended,
+        },
+        created: summary.created.unwrap_or(0),
+    })
+}
+
+/// The name that Rust has for an architecture that an engine (`uname -m`) or an image (Go) names.
+pub fn architecture(name: &str) -> &str {
+    match name {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::Ulimit;
+
+    fn body(edit: impl FnOnce(&mut PoolConfig)) -> ContainerCreateBody {
+        let mut pool = PoolConfig::of_image("busybox");
+        edit(&mut pool);
+        create_body(&ContainerSpec {
+            name: "n".into(),
+            image: "sha256:1".into(),
+            init_volume: "prewarm-init-x".into(),
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+            pool: Arc::new(pool),
+        })
+    }
+
+    #[test]
+    fn a_plain_pool_leaves_everything_to_the_image_and_the_engine() {
+        let b = body(|_| ());
+        assert_eq!(b.entrypoint.as_deref(), Some(&["/.prewarm/init".to_string()][..]));
+        assert_eq!((b.cmd, b.env, b.user, b.working_dir), (None, None, None, None));
+        assert_eq!((b.open_stdin, b.stdin_once, b.tty), (Some(true), Some(true), Some(false)));
+        let h = b.host_config.unwrap();
+        assert_eq!(h.auto_remove, Some(true));
+        assert_eq!(h.log_config.unwrap().typ.as_deref(), Some("none"));
+        assert_eq!((h.cap_add, h.cap_drop, h.security_opt, h.pids_limit, h.network_mode), (None, None, None, None, None));
+        let m = &h.mounts.unwrap()[0];
+        assert_eq!((m.target.as_deref(), m.read_only), (Some("/.prewarm"), Some(true)));
+    }
+
+    #[test]
+    fn hardened_is_the_strict_set_and_single_keys_refine_it() {
+        let h = body(|p| p.security = Security::Hardened).host_config.unwrap();
+        assert_eq!(h.cap_drop, Some(vec!["ALL".into()]));
+        assert_eq!(h.security_opt, Some(vec!["no-new-privileges".into()]));
+        assert_eq!((h.pids_limit, h.network_mode.as_deref()), (Some(512), Some("none")));
+
+        let h = body(|p| {
+            p.security = Security::Hardened;
+            p.cap_add = vec!["CHOWN".into()];
+            p.pids = Some(9);
+            p.network = Some("bridge".into());
+        })
+        .host_config
+        .unwrap();
+        assert_eq!((h.cap_add, h.cap_drop), (Some(vec!["CHOWN".into()]), Some(vec!["ALL".into()])));
+        assert_eq!((h.pids_limit, h.network_mode.as_deref()), (Some(9), Some("bridge")));
+    }
+
+    #[test]
+    fn limits_and_mounts_are_translated() {
+        let b = body(|p| {
+            p.env = vec![("A".into(), "1=2".into())];
+            p.memory = Some(64 << 20);
+            p.cpus_milli = Some(1500);
+            p.shm_size = Some(1 << 20);
+            p.tmpfs = BTreeMap::from([("/scratch".into(), "size=64m".into())]);
+            p.ulimits = BTreeMap::from([("nofile".into(), Ulimit { soft: 1, hard: -1 })]);
+            p.mounts = vec![
+                MountConfig { source: "/srv".into(), target: "/s".into(), read_only: true },
+                MountConfig { source: "vol".into(), target: "/v".into(), read_only: false },
+            ];
+        });
+        assert_eq!(b.env, Some(vec!["A=1=2".into()]));
+        let h = b.host_config.unwrap();
+        assert_eq!((h.memory, h.nano_cpus, h.shm_size), (Some(64 << 20), Some(1_500_000_000), Some(1 << 20)));
+        assert_eq!(h.tmpfs.unwrap()["/scratch"], "size=64m");
+        let u = &h.ulimits.unwrap()[0];
+        assert_eq!((u.name.as_deref(), u.soft, u.hard), (Some("nofile"), Some(1), Some(-1)));
+        let kinds: Vec<_> = h.mounts.unwrap().iter().map(|m| m.typ).collect();
+        assert_eq!(kinds, [Some(MountType::VOLUME), Some(MountType::BIND), Some(MountType::VOLUME)]);
+    }
+}

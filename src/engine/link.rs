@@ -1,0 +1,250 @@
+//! The worker's end of the stream to a container's init: frames in, frames out.
+
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+
+use super::{Attached, ContainerId};
+use crate::contract::event::Stream;
+use crate::init::wire::{self, Exited, Failed, HEADER, Kind, Malformed, StartHead};
+
+/// What init says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// It waits for a START.
+    Ready,
+    /// The entrypoint is executing.
+    Started,
+    /// The job printed.
+    Output(Stream, Bytes),
+    /// It has room for the next piece of stdin.
+    StdinTaken,
+    /// The job is over.
+    Exited(Exited),
+    /// The entrypoint was not executed.
+    Failed(Failed),
+}
+
+/// Why nothing more comes from an init.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The container ended, or the engine closed the stream.
+    #[error("container {0}: its stream ended")]
+    Closed(ContainerId),
+    /// The connection to the engine broke.
+    #[error("container {0}: its stream broke: {1}")]
+    Broken(ContainerId, #[source] io::Error),
+    /// What came is no frame of this protocol.
+    #[error("container {0}: its init sent what is no frame: {1:?}")]
+    Protocol(ContainerId, Malformed),
+    /// Init speaks another version of the protocol.
+    #[error("container {0}: its init speaks protocol {1}, this worker {ours}", ours = wire::VERSION)]
+    Version(ContainerId, u32),
+}
+
+/// The stream to one container's init. Dropping it ends the container.
+pub struct Link {
+    container: ContainerId,
+    stream: Attached,
+    buffer: BytesMut,
+}
+
+impl Link {
+    /// Speaks to the init of `container` over its stdio.
+    pub fn new(container: ContainerId, stream: Attached) -> Link {
+        Link { container, stream, buffer: BytesMut::new() }
+    }
+
+    /// The container at the other end.
+    pub fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
+    /// The next frame. Cancel safe: what has arrived is kept.
+    ///
+    /// # Errors
+    /// [`LinkError`]: after any of them nothing more comes.
+    pub async fn recv(&mut self) -> Result<Frame, LinkError> {
+        loop {
+            if let Some(frame) = self.parse()? {
+                return Ok(frame);
+            }
+            match self.stream.output.next().await {
+                Some(Ok(bytes)) => self.buffer.extend_from_slice(&bytes),
+                Some(Err(e)) => return Err(LinkError::Broken(self.container.clone(), e)),
+                None => return Err(LinkError::Closed(self.container.clone())),
+            }
+        }
+    }
+
+    fn parse(&mut self) -> Result<Option<Frame>, LinkError> {
+        let Some(header) = self.buffer.first_chunk::<HEADER>() else { return Ok(None) };
+        let protocol = |m| LinkError::Protocol(self.container.clone(), m);
+        let (kind, len) = wire::parse_header(*header).map_err(protocol)?;
+        if self.buffer.len() < HEADER + len {
+            self.buffer.reserve(HEADER + len - self.buffer.len());
+            return Ok(None);
+        }
+        self.buffer.advance(HEADER);
+        let payload = self.buffer.split_to(len).freeze();
+        Ok(Some(match kind {
+            Kind::Ready => match payload.first_chunk().map(|v| u32::from_le_bytes(*v)) {
+                Some(wire::VERSION) => Frame::Ready,
+                other => return Err(LinkError::Version(self.container.clone(), other.unwrap_or(0))),
+            },
+            Kind::Started => Frame::Started,
+            Kind::Stdout => Frame::Output(Stream::Stdout, payload),
+            Kind::Stderr => Frame::Output(Stream::Stderr, payload),
+            Kind::StdinTaken => Frame::StdinTaken,
+            Kind::Exited => Frame::Exited(Exited::decode(&payload).map_err(protocol)?),
+            Kind::Failed => Frame::Failed(Failed::decode(&payload).map_err(protocol)?),
+            Kind::Start | Kind::Stdin | Kind::StdinEof | Kind::Signal => {
+                return Err(protocol(Malformed::Kind(kind as u8)));
+            }
+        }))
+    }
+
+    /// Sends a frame that is already encoded, such as a START made by [`start_frame`].
+    ///
+    /// # Errors
+    /// [`LinkError::Broken`] if the stream is gone.
+    pub async fn send(&mut self, frame: &[u8]) -> Result<(), LinkError> {
+        let written = async {
+            self.stream.input.write_all(frame).await?;
+            self.stream.input.flush().await
+        };
+        written.await.map_err(|e| LinkError::Broken(self.container.clone(), e))
+    }
+
+    /// Sends the entrypoint a signal.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub async fn signal(&mut self, number: u8) -> Result<(), LinkError> {
+        self.send(&encode(Kind::Signal, &u32::from(number).to_le_bytes())).await
+    }
+
+    /// Sends a piece of stdin, at most [`wire::CHUNK_MAX`] bytes; the next one only after [`Frame::StdinTaken`].
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub async fn stdin(&mut self, piece: &[u8]) -> Result<(), LinkError> {
+        self.send(&encode(Kind::Stdin, piece)).await
+    }
+
+    /// Ends the job's stdin.
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    pub async fn stdin_eof(&mut self) -> Result<(), LinkError> {
+        self.send(&encode(Kind::StdinEof, &[])).await
+    }
+}
+
+fn encode(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEADER + payload.len());
+    frame.extend_from_slice(&wire::header(kind, payload.len()));
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Arguments and environment are together longer than a START frame, and than the kernel, takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("arguments and environment are {0} bytes; the most is {max}", max = wire::START_MAX)]
+pub struct StartTooLarge(pub usize);
+
+/// Encodes a START frame. Strings must be without NUL: what comes from publishers is checked when it is decoded,
+/// what comes from the operator when configuration is loaded, and the kernel's own strings have none.
+///
+/// # Errors
+/// [`StartTooLarge`].
+pub fn start_frame(argv: &[String], env: &[String], stdin: Stdin) -> Result<Vec<u8>, StartTooLarge> {
+    let strings = || std::iter::once("").chain(argv.iter().chain(env).map(String::as_str));
+    let len = StartHead::LEN + strings().map(|s| s.len() + 1).sum::<usize>();
+    if len > wire::START_MAX {
+        return Err(StartTooLarge(len));
+    }
+    let head = StartHead {
+        stdin: stdin == Stdin::Pipe,
+        // Both counts are below START_MAX, since each string takes at least a byte.
+        argc: argv.len() as u32,
+        envc: env.len() as u32,
+    };
+    let mut frame = Vec::with_capacity(HEADER + len);
+    frame.extend_from_slice(&wire::header(Kind::Start, len));
+    frame.extend_from_slice(&head.encode());
+    for s in strings() {
+        debug_assert!(!s.contains('\0'), "checked when it came in");
+        frame.extend_from_slice(s.as_bytes());
+        frame.push(0);
+    }
+    Ok(frame)
+}
+
+/// What a job has as stdin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stdin {
+    /// `/dev/null`
+    Null,
+    /// A pipe, fed by [`Link::stdin`].
+    Pipe,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::stream;
+
+    fn link(chunks: Vec<Vec<u8>>) -> Link {
+        let output = stream::iter(chunks.into_iter().map(|c| Ok(Bytes::from(c))));
+        Link::new(ContainerId::new("c"), Attached { input: Box::pin(tokio::io::sink()), output: Box::pin(output) })
+    }
+
+    fn script() -> Vec<u8> {
+        let mut all = encode(Kind::Ready, &wire::VERSION.to_le_bytes());
+        all.extend(encode(Kind::Started, &[]));
+        all.extend(encode(Kind::Stdout, b"out"));
+        all.extend(encode(Kind::Stderr, &vec![b'e'; wire::CHUNK_MAX]));
+        all.extend(encode(Kind::StdinTaken, &[]));
+        all
+    }
+
+    #[tokio::test]
+    async fn frames_arrive_whole_however_they_are_cut() {
+        for size in [1, 2, 7, 4096, usize::MAX] {
+            let bytes = script();
+            let mut l = link(bytes.chunks(size.min(bytes.len())).map(<[u8]>::to_vec).collect());
+            assert_eq!(l.recv().await.unwrap(), Frame::Ready);
+            assert_eq!(l.recv().await.unwrap(), Frame::Started);
+            assert_eq!(l.recv().await.unwrap(), Frame::Output(Stream::Stdout, Bytes::from_static(b"out")));
+            let Frame::Output(Stream::Stderr, e) = l.recv().await.unwrap() else { panic!("stderr") };
+            assert_eq!(e.len(), wire::CHUNK_MAX);
+            assert_eq!(l.recv().await.unwrap(), Frame::StdinTaken);
+            assert!(matches!(l.recv().await, Err(LinkError::Closed(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_frame_is_an_error() {
+        let old = encode(Kind::Ready, &7u32.to_le_bytes());
+        assert!(matches!(link(vec![old]).recv().await, Err(LinkError::Version(_, 7))));
+        for bad in [vec![0, 0, 0, 0, 9], vec![255, 255, 255, 255, 66], encode(Kind::Signal, &[0; 4])] {
+            assert!(matches!(link(vec![bad]).recv().await, Err(LinkError::Protocol(..))));
+        }
+    }
+
+    #[test]
+    fn a_start_frame_reads_back() {
+        let argv = ["sh".to_string(), String::new()];
+        let env = ["A=1".to_string(), "PATH".into(), "B=\n=".into()];
+        let frame = start_frame(&argv, &env, Stdin::Pipe).unwrap();
+        let (kind, len) = wire::parse_header(*frame.first_chunk().unwrap()).unwrap();
+        assert_eq!((kind, len), (Kind::Start, frame.len() - HEADER));
+        let (head, strings) = StartHead::decode(&frame[HEADER..]).unwrap();
+        assert_eq!(head, StartHead { stdin: true, argc: 2, envc: 3 });
+        assert_eq!(strings, b"\0sh\0\0A=1\0PATH\0B=\n=\0");
+        assert!(start_frame(&["x".repeat(wire::START_MAX)], &[], Stdin::Null).is_err());
+    }
+}

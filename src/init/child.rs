@@ -1,0 +1,151 @@
+//! Between fork and execve: what a job's process does before it is the image's entrypoint.
+
+use core::convert::Infallible;
+use core::ffi::CStr;
+
+use crate::sys::{self, Arg, Environment, Errno, Fd};
+use crate::wire::{Failed, StartHead, Step};
+
+/// The job's ends of its pipes. No `stdin` means `/dev/null`.
+pub struct Ends {
+    pub stdin: Option<Fd>,
+    pub stdout: Fd,
+    pub stderr: Fd,
+    /// Where a failure is reported, in the form of a FAILED payload; closed by a successful `execve`.
+    pub report: Fd,
+}
+
+/// Becomes the entrypoint that the START frame names, or reports why not.
+pub fn become_entrypoint(head: StartHead, strings: &[u8], inherited: Environment, ends: &Ends) -> ! {
+    let Err(failed) = execute(head, strings, inherited, ends);
+    let _ = sys::write(&ends.report, &failed.encode());
+    sys::exit(125)
+}
+
+fn execute(
+    head: StartHead,
+    strings: &[u8],
+    inherited: Environment,
+    ends: &Ends,
+) -> Result<Infallible, Failed> {
+    let at = |step| move |errno: Errno| Failed { step, errno: errno.0 };
+    let mut strings = strings.split_inclusive(|b| *b == 0).filter_map(|s| CStr::from_bytes_with_nul(s).ok());
+
+    sys::new_session().map_err(at(Step::Fork))?;
+    match &ends.stdin {
+        Some(pipe) => sys::place(pipe, 0),
+        None => sys::open(c"/dev/null").and_then(|null| sys::place(&null, 0)),
+    }
+    .and_then(|()| sys::place(&ends.stdout, 1))
+    .and_then(|()| sys::place(&ends.stderr, 2))
+    .map_err(at(Step::Pipe))?;
+    // Everything of init's own was opened so that execve closes it; this is for what the engine may have leaked
+    // into init (CVE-2024-21626 began with such a descriptor).
+    sys::close_the_rest_on_exec();
+
+    let directory = strings.next().unwrap_or_default();
+    if !directory.is_empty() {
+        sys::chdir(directory).map_err(at(Step::Chdir))?;
+    }
+
+    let argc = head.argc as usize;
+    // A place more at the front: see below. And one for the end.
+    let argv = sys::args(1 + argc + 1).map_err(at(Step::Memory))?;
+    let name = strings.clone().next().unwrap_or_default();
+    for (place, argument) in argv[1..=argc].iter_mut().zip(&mut strings) {
+        *place = sys::arg(argument);
+    }
+    let envp = sys::args(head.envc as usize + inherited.iter().count() + 1).map_err(at(Step::Memory))?;
+    let path = merge(envp, strings, inherited);
+
+    let mut candidate = [0; PATH_MAX];
+    let program = find(name, path, &mut candidate).map_err(at(Step::Lookup))?;
+
+    // From here on a signal meets a process like any other.
+    sys::block_signals(sys::Mask::None);
+    let errno = sys::execve(program, &argv[1..], envp);
+    if errno == Errno::NOEXEC {
+        // Neither ELF nor #!: execvp(3), and so `docker run --init`, has the shell read it.
+        argv[0] = sys::arg(c"/bin/sh");
+        argv[1] = sys::arg(program);
+        sys::execve(c"/bin/sh", argv, envp);
+    }
+    Err(Failed { step: Step::Exec, errno: errno.0 })
+}
+
+/// Fills `envp` by the rules of [`StartHead`] and returns the value of PATH in it. Names that the entries repeat stay
+/// repeated: the worker's rules are not second-guessed here.
+fn merge<'a>(
+    envp: &mut [Arg<'a>],
+    entries: impl Iterator<Item = &'a CStr> + Clone,
+    inherited: Environment,
+) -> Option<&'a [u8]> {
+    let given = |name: &[u8]| inherited.iter().find(|variable| name_of(variable) == name);
+    let explicit = entries.clone().filter_map(|entry| -> Option<&'a CStr> {
+        if entry.to_bytes().contains(&b'=') { Some(entry) } else { given(entry.to_bytes()) }
+    });
+    let named = |variable: &CStr| entries.clone().any(|entry| name_of(entry) == name_of(variable));
+    let rest = inherited.iter().filter(|variable| !named(variable));
+    let mut path = None;
+    for (place, variable) in envp.iter_mut().zip(explicit.chain(rest)) {
+        *place = sys::arg(variable);
+        path = path.or_else(|| variable.to_bytes().strip_prefix(b"PATH="));
+    }
+    path
+}
+
+fn name_of(variable: &CStr) -> &[u8] {
+    let bytes = variable.to_bytes();
+    bytes.iter().position(|b| *b == b'=').map_or(bytes, |end| &bytes[..end])
+}
+
+/// The kernel's limit for a path, its NUL included.
+const PATH_MAX: usize = 4096;
+
+/// The file that `name` stands for, as runc finds it (Go's `exec.LookPath`), with one difference: if there was nothing
+/// but a file that may not be executed, that is what is reported, as execvp(3) under `docker run --init` does.
+fn find<'a>(name: &'a CStr, path: Option<&[u8]>, candidate: &'a mut [u8; PATH_MAX]) -> sys::Result<&'a CStr> {
+    if name.to_bytes().contains(&b'/') {
+        return match check(name) {
+            Err(Errno::NOTDIR) => Err(Errno::NOENT),
+            Err(errno @ (Errno::NOENT | Errno::ACCES)) => Err(errno),
+            // Whatever else there is to say about it, execve says it better.
+            Ok(()) | Err(_) => Ok(name),
+        };
+    }
+    let mut errno = Errno::NOENT;
+    let directories = path.unwrap_or_default();
+    if !name.is_empty() && !directories.is_empty() {
+        for directory in directories.split(|b| *b == b':') {
+            let directory = if directory.is_empty() { b"." } else { directory };
+            let slash: &[u8] = if directory.ends_with(b"/") { b"" } else { b"/" };
+            let Some(found) = join(candidate, [directory, slash, name.to_bytes_with_nul()]) else { continue };
+            match check(found) {
+                Ok(()) => return CStr::from_bytes_until_nul(candidate).map_err(|_| Errno::NOENT),
+                Err(Errno::ACCES) => errno = Errno::ACCES,
+                Err(_) => {}
+            }
+        }
+    }
+    Err(errno)
+}
+
+fn join<'a>(buffer: &'a mut [u8; PATH_MAX], parts: [&[u8]; 3]) -> Option<&'a CStr> {
+    let mut at = 0;
+    for part in parts {
+        buffer.get_mut(at..at + part.len())?.copy_from_slice(part);
+        at += part.len();
+    }
+    CStr::from_bytes_with_nul(&buffer[..at]).ok()
+}
+
+/// Whether `file` may be executed: EACCES for a directory too, as execve would say.
+fn check(file: &CStr) -> sys::Result<()> {
+    const TYPE: u32 = 0o170_000;
+    const DIRECTORY: u32 = 0o040_000;
+    let mode = sys::mode(file)?;
+    if mode & TYPE == DIRECTORY || mode & 0o111 == 0 {
+        return Err(Errno::ACCES);
+    }
+    sys::may_execute(file)
+}

@@ -1,0 +1,291 @@
+//! `prewarm-init`, the first process of a warm container.
+//!
+//! It waits on the container's attached stream until the worker sends a START frame, executes the image's
+//! own entrypoint, carries its output back, and cleans up after it. `wire.rs` defines the frames.
+//!
+//! ```text
+//!            START                exec'd                entrypoint ended          nobody left       drained
+//!   idle ────────────▶ launching ────────▶ running ────────────────────▶ killing ───────────▶ draining ───▶ idle
+//!  (READY once)                   STARTED            kill(-1, SIGKILL)                              EXITED | FAILED
+//! ```
+//!
+//! One thread, one loop around `ppoll`. Nothing but that poll ever waits: every descriptor is nonblocking, so a
+//! worker that reads slowly stops init from reading the job's output (the job then sees a full pipe, as it would under
+//! `docker run`), but not from obeying SIGNAL, taking stdin, reaping, or noticing that the worker is gone.
+//!
+//! How it ends:
+//! - stdin ends, or stdout has no reader: the worker is gone. Exit 0, and since this is the first process of
+//!   its PID namespace, the kernel kills whatever is left in it. This is the container's dead man's switch.
+//! - a frame that is none, or that has no place: FAILED with [`Step::Protocol`] if there is room, exit 125.
+//! - SIGTERM, SIGINT, SIGQUIT or SIGHUP while idle (`docker stop`): exit 0; an idle container has done nothing wrong.
+//!   While a job runs, signals go to its entrypoint instead.
+#![no_std]
+#![no_main]
+#![deny(unsafe_code)]
+
+mod child;
+mod input;
+mod job;
+mod output;
+#[allow(unsafe_code, reason = "system calls")]
+mod sys;
+#[allow(dead_code, reason = "the worker's half of it")]
+mod wire;
+
+use core::convert::Infallible;
+
+use input::{Command, Input};
+use job::{Job, Progress};
+use output::Output;
+use sys::{Environment, Errno, Fd, Poll};
+use wire::{Failed, Kind, StartHead, Step};
+
+/// Why init ends.
+pub enum Quit {
+    /// Nobody is left to talk to.
+    WorkerGone,
+    /// The worker sent what is no frame, or has no place here.
+    Protocol,
+    /// A signal asked an idle init to end.
+    Asked,
+    /// The kernel refused something that only a broken container refuses.
+    Kernel(&'static str),
+}
+
+/// The indexes of the poll set.
+mod slot {
+    pub const COMMANDS: usize = 0;
+    pub const OUTPUT: usize = 1;
+    pub const SIGNALS: usize = 2;
+    pub const REPORT: usize = 3;
+    pub const STDIN: usize = 4;
+    pub const STDOUT: usize = 5;
+    pub const STDERR: usize = 6;
+    pub const COUNT: usize = 7;
+}
+
+fn main(environment: Environment) -> ! {
+    let code = match Init::new(environment).and_then(|mut init| {
+        let Err(why) = init.serve();
+        init.last_words(&why);
+        Err(why)
+    }) {
+        Ok(()) | Err(Quit::WorkerGone | Quit::Asked) => 0,
+        Err(Quit::Protocol) => 125,
+        Err(Quit::Kernel(what)) => {
+            sys::complain(b"prewarm-init: the kernel refused ");
+            sys::complain(what.as_bytes());
+            sys::complain(b"\n");
+            125
+        }
+    };
+    sys::exit(code)
+}
+
+struct Init {
+    environment: Environment,
+    signals: Fd,
+    input: Input,
+    output: Output,
+    oom: OomCounter,
+    kill: job::Reach,
+    job: Option<Job>,
+}
+
+impl Init {
+    fn new(environment: Environment) -> Result<Init, Quit> {
+        // Before anything is opened: a free 0, 1 or 2 would be taken by one of our own descriptors.
+        if !(0..3).all(sys::is_open) {
+            return Err(Quit::Kernel("stdin, stdout or stderr"));
+        }
+        // What jobs inherit is put right here, once, so that a START doesn't pay for it. A blocked signal is
+        // queued even if a first process has no handler for it (kernel/signal.c, sig_ignored), so nothing is lost.
+        sys::block_signals(sys::Mask::All);
+        sys::default_signals();
+        sys::set_umask(0o022);
+        sys::adopt_orphans();
+        sys::hide();
+        let refused = |what| move |_: Errno| Quit::Kernel(what);
+        let commands = Fd::inherited(0);
+        let stream = Fd::inherited(1);
+        sys::set_nonblocking(&commands).map_err(refused("nonblocking stdin"))?;
+        sys::set_nonblocking(&stream).map_err(refused("nonblocking stdout"))?;
+        Ok(Init {
+            environment,
+            signals: sys::signals().map_err(refused("signalfd"))?,
+            input: Input::new(commands).map_err(refused("memory for input"))?,
+            output: Output::new(stream).map_err(refused("memory for output"))?,
+            oom: OomCounter::open(),
+            kill: job::Reach::of_this_process(),
+            job: None,
+        })
+    }
+
+    /// The loop. Returns only to end the process.
+    fn serve(&mut self) -> Result<Infallible, Quit> {
+        self.output.control(Kind::Ready, &wire::VERSION.to_le_bytes())?;
+        loop {
+            self.output.flush()?;
+            let ready = self.wait()?;
+            // First of all: whether exec succeeded, so that STARTED precedes everything else of the job's.
+            if let Some(job) = &mut self.job {
+                job.hear(&ready, &mut self.output)?;
+            }
+            if ready[slot::SIGNALS].ready() {
+                self.take_signals()?;
+            }
+            if ready[slot::COMMANDS].ready() {
+                self.take_command()?;
+            }
+            if let Some(job) = &mut self.job
+                && job.proceed(&ready, &mut self.input, &mut self.output)? == Progress::Over
+            {
+                self.conclude()?;
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) -> Result<[Poll; slot::COUNT], Quit> {
+        let mut set = [Poll::NONE; slot::COUNT];
+        set[slot::COMMANDS] = Poll::on(self.input.fd(), sys::POLLIN);
+        // With nothing to write this still reports that the last reader is gone (POLLERR).
+        set[slot::OUTPUT] = Poll::on(self.output.fd(), if self.output.is_empty() { 0 } else { sys::POLLOUT });
+        set[slot::SIGNALS] = Poll::on(&self.signals, sys::POLLIN);
+        let timeout = self.job.as_ref().and_then(|job| job.interest(&mut set, &self.input, &self.output));
+        sys::poll(&mut set, timeout).map_err(|_| Quit::Kernel("ppoll"))?;
+        if set[slot::OUTPUT].broken() {
+            return Err(Quit::WorkerGone);
+        }
+        Ok(set)
+    }
+
+    fn take_signals(&mut self) -> Result<(), Quit> {
+        use sys::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
+        while let Some(n) = sys::next_signal(&self.signals) {
+            match (n, &self.job) {
+                (SIGCHLD, _) => self.reap(),
+                // Our own, from writing to a job that closed its stdin.
+                (SIGPIPE, _) => {}
+                // There is no terminal: a session leader without one is an orphaned process group, which the
+                // kernel doesn't stop (kernel/signal.c, get_signal).
+                (SIGTSTP | SIGTTIN | SIGTTOU, _) => {}
+                (n, Some(job)) => job.signal(n),
+                (SIGHUP | SIGINT | SIGQUIT | SIGTERM, None) => return Err(Quit::Asked),
+                (_, None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Reaps whatever has ended: SIGCHLD says once that at least one child has.
+    fn reap(&mut self) {
+        loop {
+            match (sys::reap(), &mut self.job) {
+                (Ok(Some(child)), Some(job)) => job.account(&child, self.kill),
+                // What an earlier job left behind ended at last.
+                (Ok(Some(_)), None) => {}
+                (Ok(None), Some(job)) => return job.others_live(self.kill),
+                (Err(_), Some(job)) => return job.nobody_lives(),
+                (_, None) => return,
+            }
+        }
+    }
+
+    fn take_command(&mut self) -> Result<(), Quit> {
+        let job = &self.job;
+        let command = self.input.read(|kind, chunk_is_free| match kind {
+            Kind::Start => job.is_none(),
+            // For a job that just ended they are stale; for one that has no stdin they are a fault.
+            Kind::Stdin => job.as_ref().is_none_or(|j| chunk_is_free && j.takes_stdin()),
+            Kind::StdinEof => job.as_ref().is_none_or(Job::takes_stdin),
+            Kind::Signal => true,
+            _ => false,
+        })?;
+        match (command, &mut self.job) {
+            (None, _) => {}
+            (Some(Command::Start(payload)), _) => self.start(payload)?,
+            (Some(Command::Stdin), Some(job)) => job.feed(&mut self.input, &mut self.output)?,
+            (Some(Command::Stdin), None) => self.input.free_chunk(),
+            (Some(Command::StdinEof), Some(job)) => job.end_stdin(&self.input),
+            (Some(Command::Signal(n)), Some(job)) => job.signal(n),
+            (Some(Command::StdinEof | Command::Signal(_)), None) => {}
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, payload: sys::Result<sys::Mapping>) -> Result<(), Quit> {
+        let launched = match &payload {
+            Ok(payload) => {
+                let (head, strings) = StartHead::decode(payload).map_err(|_| Quit::Protocol)?;
+                Job::launch(head, strings, self.environment)
+            }
+            Err(errno) => Err(Failed { step: Step::Memory, errno: errno.0 }),
+        };
+        match launched {
+            Ok(job) => self.job = Some(job),
+            Err(failed) => self.output.control(Kind::Failed, &failed.encode())?,
+        }
+        Ok(())
+    }
+
+    /// The job is over, its last output is in the buffer: says how it ended. Nothing of it follows.
+    fn conclude(&mut self) -> Result<(), Quit> {
+        let Some(job) = self.job.take() else { return Ok(()) };
+        self.input.free_chunk();
+        let oom_kills = self.oom.advance();
+        match job.verdict(oom_kills) {
+            Ok(exited) => self.output.control(Kind::Exited, &exited.encode()),
+            Err(failed) => self.output.control(Kind::Failed, &failed.encode()),
+        }
+    }
+
+    /// What can still be done before the process ends.
+    fn last_words(&mut self, why: &Quit) {
+        if matches!(why, Quit::Protocol) {
+            let failed = Failed { step: Step::Protocol, errno: 0 };
+            let _ = self.output.control(Kind::Failed, &failed.encode());
+            let _ = self.output.flush();
+        }
+        // As the first process this is needless: the kernel does it.
+        if let Some(job) = &self.job {
+            job.kill(self.kill);
+        }
+    }
+}
+
+/// The kernel's count of the processes of this container that it killed for memory.
+struct OomCounter {
+    file: Option<Fd>,
+    seen: u32,
+}
+
+impl OomCounter {
+    /// Opens the counter, of cgroup v2 or else v1. Both are seen at these paths inside a container, whatever
+    /// the container's own group is called.
+    fn open() -> OomCounter {
+        let v2 = sys::open(c"/sys/fs/cgroup/memory.events");
+        let file = v2.or_else(|_| sys::open(c"/sys/fs/cgroup/memory/memory.oom_control")).ok();
+        let mut counter = OomCounter { file, seen: 0 };
+        counter.advance();
+        counter
+    }
+
+    /// How many kills there were since it was last asked. It is asked when a job is over, never at a start.
+    fn advance(&mut self) -> u32 {
+        let before = self.seen;
+        let mut text = [0; 512];
+        let read = self.file.as_ref().and_then(|f| sys::read_from_start(f, &mut text).ok()).unwrap_or(0);
+        self.seen = oom_kills(&text[..read]).unwrap_or(before);
+        self.seen.saturating_sub(before)
+    }
+}
+
+/// The number in the line `oom_kill N`, which both versions of the file have.
+fn oom_kills(text: &[u8]) -> Option<u32> {
+    let line = text.split(|b| *b == b'\n').find_map(|l| l.strip_prefix(b"oom_kill "))?;
+    line.iter().try_fold(0_u32, |n, d| {
+        let digit = d.is_ascii_digit().then_some(u32::from(d.wrapping_sub(b'0')))?;
+        n.checked_mul(10)?.checked_add(digit)
+    })
+}

@@ -1,0 +1,188 @@
+//! Pure: what `docker run` would execute for an image, a pool's options and a job — argument vector and environment, in
+//! Docker's order — and what its signals are called.
+
+use std::collections::HashMap;
+
+use crate::config::PoolConfig;
+use crate::contract::job::{Env, Rejection};
+use crate::engine::Image;
+
+/// The argument vector: the entrypoint, then the arguments.
+///
+/// As in Docker, an entrypoint of the pool's own makes the image's CMD void; a job's `args` stand in for the
+/// arguments after the image in `docker run`, and never touch the entrypoint.
+///
+/// # Errors
+/// A [`Rejection`] if nothing names an executable.
+pub fn argv(image: &Image, pool: &PoolConfig, args: Option<&[String]>) -> Result<Vec<String>, Rejection> {
+    let entrypoint = pool.entrypoint.as_ref().unwrap_or(&image.entrypoint);
+    let cmd: &[String] = match (args, &pool.args, &pool.entrypoint) {
+        (Some(args), _, _) => args,
+        (None, Some(args), _) => args,
+        (None, None, Some(_)) => &[],
+        (None, None, None) => &image.cmd,
+    };
+    let argv: Vec<String> = entrypoint.iter().chain(cmd).cloned().collect();
+    if argv.is_empty() {
+        return Err(Rejection::of(
+            "args",
+            format!(
+                "nothing to execute: image {} has no ENTRYPOINT or CMD, and neither the pool nor the job names one",
+                image.name
+            ),
+        ));
+    }
+    Ok(argv)
+}
+
+/// The entries of a START frame's environment; see [`StartHead`](crate::init::wire::StartHead) for what a bare name means.
+///
+/// Docker's order is: PATH and HOSTNAME, which it sets itself; then what `--env` added; then the image's, where not
+/// overridden; at last HOME, which the runtime adds if nobody did. The values of those that
+/// the job doesn't set are in init's environment already, since the engine put them there.
+pub fn environment(image: &Image, pool: &PoolConfig, job: &Env, traceparent: Option<&str>) -> Vec<String> {
+    let mut env = Entries::default();
+    env.inherit("PATH");
+    env.inherit("HOSTNAME");
+    for (name, _) in &pool.env {
+        env.inherit(name);
+    }
+    for (name, value) in &job.0 {
+        // The runtime takes an empty HOME for none, and looks it up in the image's /etc/passwd.
+        if name == "HOME" && value.is_empty() { env.inherit(name) } else { env.set(name, value) }
+    }
+    if let Some(trace) = traceparent.filter(|_| !job.0.iter().any(|(name, _)| name == "TRACEPARENT")) {
+        env.set("TRACEPARENT", trace);
+    }
+    for entry in &image.env {
+        env.inherit(entry.split_once('=').map_or(entry, |(name, _)| name));
+    }
+    env.list
+}
+
+/// Entries in the order in which their names first came; a later value takes the place of an earlier one.
+#[derive(Default)]
+struct Entries {
+    list: Vec<String>,
+    places: HashMap<String, usize>,
+}
+
+impl Entries {
+    fn inherit(&mut self, name: &str) {
+        if !self.places.contains_key(name) {
+            self.places.insert(name.to_owned(), self.list.len());
+            self.list.push(name.to_owned());
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.inherit(name);
+        self.list[self.places[name]] = format!("{name}={value}");
+    }
+}
+
+/// The number of a signal as STOPSIGNAL names it: `SIGTERM`, `TERM`, `15`, `SIGRTMIN+3`. The numbers are
+/// those of x86-64 and AArch64, which agree.
+pub fn signal_number(name: &str) -> Option<u8> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    if let Ok(n) = name.parse::<u8>() {
+        return (1..=64).contains(&n).then_some(n);
+    }
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // glibc keeps the first two real-time signals for itself, and Docker counts from there.
+    let offset = |rest: &str, sign: char| match rest {
+        "" => Some(0),
+        _ => rest.strip_prefix(sign)?.parse::<u8>().ok().filter(|n| *n <= 30),
+    };
+    if let Some(rest) = bare.strip_prefix("RTMIN") {
+        return offset(rest, '+').map(|n| 34 + n);
+    }
+    if let Some(rest) = bare.strip_prefix("RTMAX") {
+        return offset(rest, '-').map(|n| 64 - n);
+    }
+    NAMES.iter().position(|n| *n == bare).and_then(|at| u8::try_from(at + 1).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(v: &[&str]) -> Vec<String> {
+        v.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    fn image(entrypoint: &[&str], cmd: &[&str], env: &[&str]) -> Image {
+        Image {
+            name: "i".into(),
+            entrypoint: strings(entrypoint),
+            cmd: strings(cmd),
+            env: strings(env),
+            ..Image::default()
+        }
+    }
+
+    #[test]
+    fn argv_is_dockers() {
+        let i = image(&["e"], &["c"], &[]);
+        let mut pool = PoolConfig::of_image("i");
+        let job = strings(&["j"]);
+        assert_eq!(argv(&i, &pool, None).unwrap(), ["e", "c"]);
+        assert_eq!(argv(&i, &pool, Some(&job)).unwrap(), ["e", "j"]);
+        assert_eq!(argv(&i, &pool, Some(&[])).unwrap(), ["e"]);
+        pool.args = Some(strings(&["p"]));
+        assert_eq!(argv(&i, &pool, None).unwrap(), ["e", "p"]);
+        assert_eq!(argv(&i, &pool, Some(&job)).unwrap(), ["e", "j"]);
+        pool.args = None;
+        pool.entrypoint = Some(strings(&["pe"]));
+        assert_eq!(argv(&i, &pool, None).unwrap(), ["pe"], "the image's CMD is void");
+        pool.entrypoint = None;
+        let nothing = image(&[], &[], &[]);
+        assert!(argv(&nothing, &pool, None).unwrap_err().message.contains("no ENTRYPOINT or CMD"));
+        assert_eq!(argv(&nothing, &pool, Some(&job)).unwrap(), ["j"]);
+    }
+
+    #[test]
+    fn environment_is_in_dockers_order() {
+        let i = image(&[], &[], &["PATH=/bin", "A=image", "B=image", "HOME=/h"]);
+        let mut pool = PoolConfig::of_image("i");
+        pool.env = vec![("P".into(), "pool".into()), ("A".into(), "pool".into()), ("PATH".into(), "/p".into())];
+        let job = Env(vec![("J".into(), "1=2".into()), ("P".into(), "job".into()), ("HOSTNAME".into(), "h".into())]);
+        assert_eq!(
+            environment(&i, &pool, &job, Some("00-1-2-01")),
+            ["PATH", "HOSTNAME=h", "P=job", "A", "J=1=2", "TRACEPARENT=00-1-2-01", "B", "HOME"]
+        );
+    }
+
+    #[test]
+    fn a_job_can_set_path_and_traceparent_but_an_empty_home_is_none() {
+        let i = image(&[], &[], &["HOME=/h"]);
+        let job = Env(vec![
+            ("PATH".into(), "/x".into()),
+            ("HOME".into(), String::new()),
+            ("TRACEPARENT".into(), "own".into()),
+            ("EMPTY".into(), String::new()),
+        ]);
+        assert_eq!(
+            environment(&i, &PoolConfig::of_image("i"), &job, Some("00-…")),
+            ["PATH=/x", "HOSTNAME", "HOME", "TRACEPARENT=own", "EMPTY="]
+        );
+    }
+
+    #[test]
+    fn signals_by_every_name_docker_takes() {
+        for (name, n) in [
+            ("SIGTERM", 15), ("term", 15), ("15", 15), ("SIGKILL", 9), ("QUIT", 3), ("SIGRTMIN", 34),
+            ("SIGRTMIN+3", 37), ("RTMAX", 64), ("SIGRTMAX-14", 50), ("SIGSYS", 31), ("WINCH", 28),
+        ] {
+            assert_eq!(signal_number(name), Some(n), "{name}");
+        }
+        for bad in ["", "SIG", "0", "65", "SIGNOPE", "SIGRTMIN+99", "RTMIN3"] {
+            assert_eq!(signal_number(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! prewarm takes job messages from RabbitMQ, runs each in a fresh container that was made ready beforehand, and
+//! sends output and result to a reply queue.
+//!
+//! # A job's journey
+//!
+//! 1. [`broker`] gives a `Delivery` to a seat of the [`worker`]; each seat has one at a time.
+//! 2. [`contract::job`] decodes it, or says exactly what is wrong with it.
+//! 3. [`pool`] leases a container: one that is idle (a hit), or the next that becomes ready (a miss). Whoever leases it
+//!    gets the stream to its init; no engine is asked.
+//! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
+//!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
+//! 5. [`output`] cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
+//! 6. EXITED releases the container. The pool retires it, and has already begun to replace it.
+//! 7. [`outcome`] judges the run and decides what becomes of the delivery.
+//! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost.
+//!
+//! # Who knows whom
+//!
+//! ```text
+//!   contract ◄── engine ◄── pool ◄── attempt ◄── worker ◄── app ◄── cli
+//!   contract ◄── broker ◄─────────── replies ◄──┘
+//! ```
+//!
+//! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
+//! I/O: [`pool::slots`], [`output`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod attempt;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod contract;
+pub mod engine;
+pub mod http;
+pub mod init;
+pub mod launch;
+pub mod metrics;
+pub mod outcome;
+pub mod output;
+pub mod pool;
+pub mod replies;
+pub mod retry;
+pub mod running;
+pub mod telemetry;
+pub mod worker;

@@ -1,0 +1,221 @@
+//! Pure: what an attempt came to, what the publisher is told of it, and what becomes of the delivery. Every error that a
+//! job can meet ends here.
+
+use std::time::Duration;
+
+use crate::attempt::{AttemptError, Ended, Stopped};
+use crate::contract::event::{Error, ErrorKind, Status};
+use crate::contract::job::Rejection;
+use crate::contract::topology::RETRY_DELAYS;
+use crate::init::wire::{End, Exited, Failed, Step};
+use crate::pool::LeaseError;
+
+const SIGKILL: u8 = 9;
+const ENOENT: i32 = 2;
+const E2BIG: i32 = 7;
+const ENOEXEC: i32 = 8;
+const EACCES: i32 = 13;
+
+/// What an attempt came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The job had its run, well or badly: that is its own affair.
+    Ran(Verdict),
+    /// The message is at fault.
+    Rejected(Rejection),
+    /// We are.
+    Trouble(Error),
+    /// The worker is stopping, and the job has not begun.
+    NotBegun,
+}
+
+/// How a job's run is judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// For the result.
+    pub status: Status,
+    /// How the entrypoint ended, if that is known.
+    pub end: Option<End>,
+    /// What init counted, if it could.
+    pub exited: Option<Exited>,
+    /// Whether the kernel killed one of the job's processes for memory.
+    pub oom_killed: bool,
+    /// What to say beside the exit code.
+    pub error: Option<Error>,
+}
+
+/// What becomes of the delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Result, then ack.
+    Done,
+    /// Result, a copy with the reason in the queue of dead letters, then ack.
+    DeadLetter,
+    /// A copy to the delay queue, then ack.
+    Retry(Duration),
+    /// Back to the queue as it is.
+    HandBack,
+}
+
+/// What becomes of a delivery whose attempt, the `attempt`th of at most `attempts`, had this outcome.
+pub fn disposition(outcome: &Outcome, attempt: u32, attempts: u32) -> Disposition {
+    match outcome {
+        Outcome::Ran(_) => Disposition::Done,
+        Outcome::Rejected(_) => Disposition::DeadLetter,
+        Outcome::NotBegun => Disposition::HandBack,
+        Outcome::Trouble(_) if attempt < attempts => {
+            let step = attempt.saturating_sub(1) as usize;
+            Disposition::Retry(RETRY_DELAYS[step.min(RETRY_DELAYS.len() - 1)])
+        }
+        Outcome::Trouble(_) => Disposition::DeadLetter,
+    }
+}
+
+impl Outcome {
+    /// Judges an attempt. `executable` is the argument vector's first; `timeout` what the job was allowed.
+    pub fn of(attempt: Result<Ended, AttemptError>, executable: &str, timeout: Duration) -> Outcome {
+        match attempt {
+            Ok(Ended { stopped: Some(Stopped::Worker), exited, .. }) if !finished_anyway(exited) => {
+                trouble(ErrorKind::WorkerStopped, "the worker was stopped before the job ended".into())
+            }
+            Ok(ended) => Outcome::Ran(verdict(&ended, timeout)),
+            Err(AttemptError::Failed(failed)) => not_executed(failed, executable),
+            Err(lost @ (AttemptError::LostEarly(_) | AttemptError::Lost(_))) => {
+                trouble(ErrorKind::ContainerLost, format!("the container was lost {lost}"))
+            }
+        }
+    }
+
+    /// A job that got no container.
+    pub fn no_container(error: &LeaseError) -> Outcome {
+        match error {
+            LeaseError::Closed => Outcome::NotBegun,
+            LeaseError::Unknown(_) | LeaseError::Timeout { .. } => trouble(ErrorKind::NoContainer, error.to_string()),
+        }
+    }
+}
+
+fn trouble(kind: ErrorKind, message: String) -> Outcome {
+    Outcome::Trouble(Error { kind, message })
+}
+
+/// A job that took the stop signal for what it is and still exited with 0 has done its work.
+fn finished_anyway(exited: Option<Exited>) -> bool {
+    exited.is_some_and(|e| e.end == End::Code(0))
+}
+
+fn verdict(ended: &Ended, timeout: Duration) -> Verdict {
+    let end = ended.exited.map(|e| e.end);
+    let oom_killed = ended.exited.is_some_and(|e| e.oom_kills > 0);
+    let (status, error) = match (ended.stopped, end) {
+        (Some(Stopped::Timeout), _) => {
+            let message = format!("the job was stopped after its timeout of {}", humantime::format_duration(timeout));
+            (Status::TimedOut, Some(Error { kind: ErrorKind::Timeout, message }))
+        }
+        (_, Some(End::Code(0))) => (Status::Succeeded, None),
+        // The kernel kills by SIGKILL; a shell passes on its child's as 128 + 9.
+        (_, Some(End::Signal(SIGKILL) | End::Code(137))) if oom_killed => {
+            let message = "the container reached its memory limit and the kernel killed the job; raise the pool's `memory`";
+            (Status::Failed, Some(Error { kind: ErrorKind::OutOfMemory, message: message.into() }))
+        }
+        _ => (Status::Failed, None),
+    };
+    Verdict { status, end, exited: ended.exited, oom_killed, error }
+}
+
+fn not_executed(failed: Failed, executable: &str) -> Outcome {
+    let (code, kind, message) = match (failed.step, failed.errno) {
+        (Step::Lookup | Step::Exec, ENOENT) if executable.contains('/') => {
+            (127, ErrorKind::NotFound, format!("exec: \"{executable}\": no such file or directory"))
+        }
+        (Step::Lookup | Step::Exec, ENOENT) => {
+            (127, ErrorKind::NotFound, format!("exec: \"{executable}\": executable file not found in $PATH"))
+        }
+        (Step::Lookup | Step::Exec, EACCES) => {
+            (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": permission denied"))
+        }
+        (Step::Exec, ENOEXEC) => (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": exec format error")),
+        (Step::Exec, E2BIG) => {
+            (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": arguments and environment are too long"))
+        }
+        (Step::Lookup | Step::Exec, errno) => {
+            let os = std::io::Error::from_raw_os_error(errno);
+            (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": {os}"))
+        }
+        (step, errno) => {
+            let os = std::io::Error::from_raw_os_error(errno);
+            return trouble(ErrorKind::NoContainer, format!("init could not start the job at step {step:?}: {os}"));
+        }
+    };
+    Outcome::Ran(Verdict {
+        status: Status::Failed,
+        end: Some(End::Code(code)),
+        exited: None,
+        oom_killed: false,
+        error: Some(Error { kind, message }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(end: End, oom_kills: u32) -> Exited {
+        Exited { end, left_behind: false, oom_kills, cpu_us: 0, max_rss: 0 }
+    }
+
+    fn ran(end: End, oom_kills: u32, stopped: Option<Stopped>) -> Outcome {
+        let ended = Ended { exited: Some(exited(end, oom_kills)), stopped, ran: Duration::ZERO };
+        Outcome::of(Ok(ended), "x", Duration::from_secs(60))
+    }
+
+    fn status(outcome: &Outcome) -> (Status, Option<ErrorKind>) {
+        let Outcome::Ran(v) = outcome else { panic!("{outcome:?}") };
+        (v.status, v.error.as_ref().map(|e| e.kind))
+    }
+
+    #[test]
+    fn a_jobs_own_end_is_never_our_trouble() {
+        assert_eq!(status(&ran(End::Code(0), 0, None)), (Status::Succeeded, None));
+        assert_eq!(status(&ran(End::Code(3), 0, None)), (Status::Failed, None));
+        assert_eq!(status(&ran(End::Signal(11), 0, None)), (Status::Failed, None));
+        assert_eq!(status(&ran(End::Code(0), 2, None)), (Status::Succeeded, None), "a child's OOM need not end the job");
+        assert_eq!(status(&ran(End::Signal(9), 1, None)), (Status::Failed, Some(ErrorKind::OutOfMemory)));
+        assert_eq!(status(&ran(End::Code(137), 1, None)), (Status::Failed, Some(ErrorKind::OutOfMemory)));
+        assert_eq!(status(&ran(End::Signal(9), 0, None)), (Status::Failed, None));
+        assert_eq!(status(&ran(End::Code(0), 0, Some(Stopped::Timeout))), (Status::TimedOut, Some(ErrorKind::Timeout)));
+        assert!(matches!(ran(End::Signal(15), 0, Some(Stopped::Worker)), Outcome::Trouble(_)));
+        assert_eq!(status(&ran(End::Code(0), 0, Some(Stopped::Worker))), (Status::Succeeded, None));
+    }
+
+    #[test]
+    fn docker_s_exit_codes_for_what_can_t_be_executed() {
+        for (step, errno, exe, code, words) in [
+            (Step::Lookup, ENOENT, "nope", 127, "\"nope\": executable file not found in $PATH"),
+            (Step::Exec, ENOENT, "/nope", 127, "\"/nope\": no such file"),
+            (Step::Lookup, EACCES, "/etc/passwd", 126, "\"/etc/passwd\": permission denied"),
+            (Step::Exec, ENOEXEC, "/x", 126, "exec format error"),
+            (Step::Exec, 26, "/x", 126, "busy"),
+        ] {
+            let outcome = Outcome::of(Err(AttemptError::Failed(Failed { step, errno })), exe, Duration::ZERO);
+            let Outcome::Ran(v) = outcome else { panic!("{step:?}") };
+            assert_eq!((v.status, v.end), (Status::Failed, Some(End::Code(code))));
+            assert!(v.error.as_ref().is_some_and(|e| e.message.contains(words)), "{:?}", v.error);
+        }
+        let fork = AttemptError::Failed(Failed { step: Step::Fork, errno: 11 });
+        assert!(matches!(Outcome::of(Err(fork), "x", Duration::ZERO), Outcome::Trouble(_)));
+    }
+
+    #[test]
+    fn one_disposition_for_each_outcome() {
+        let ours = Outcome::Trouble(Error { kind: ErrorKind::NoContainer, message: String::new() });
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, 4), Disposition::Done);
+        assert_eq!(disposition(&Outcome::Rejected(Rejection::of("env", "")), 1, 4), Disposition::DeadLetter);
+        assert_eq!(disposition(&Outcome::NotBegun, 9, 4), Disposition::HandBack);
+        let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, 7)).collect();
+        let want = [1, 10, 60, 300, 300, 300].map(|s| Disposition::Retry(Duration::from_secs(s)));
+        assert_eq!(waits, want);
+        assert_eq!(disposition(&ours, 4, 4), Disposition::DeadLetter);
+        assert_eq!(disposition(&ours, 99, 4), Disposition::DeadLetter);
+    }
+}

@@ -1,0 +1,235 @@
+//! A broker's corner for one test: names of its own, and nothing left behind.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::FieldTable;
+use lapin::uri::AMQPUri;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use prewarm::broker::amqp::{Amqp, BrokerMetrics};
+use prewarm::broker::topology::Topology;
+use prewarm::broker::{Broker, Consumer, Delivery, Message, Properties, Publisher, Routed, Target};
+use prewarm::config::{BrokerConfig, TopologyMode};
+use prewarm::contract::PoolName;
+use prewarm::contract::topology::Names;
+use prometheus::Registry;
+use tokio::sync::RwLock;
+use tokio::time::timeout;
+
+use crate::proxy::Proxy;
+
+/// How long anything that must happen may take. Far more than it does take.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Tests that disturb the whole broker hold this alone; all others share it.
+static QUIET: RwLock<()> = RwLock::const_new(());
+
+pub enum Needs {
+    OwnNames,
+    WholeBroker,
+}
+
+pub struct Setup {
+    pub config: BrokerConfig,
+    pub names: Names,
+    pub pool: PoolName,
+    pub admin: Channel,
+    _connection: Connection,
+    /// Queues besides the topology's, to be deleted.
+    extra: std::sync::Mutex<Vec<String>>,
+}
+
+/// Runs a test in its own corner, and cleans up whether it passes or not.
+pub fn run(needs: Needs, test: impl AsyncFnOnce(&Setup)) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (_shared, _alone) = match needs {
+            Needs::OwnNames => (Some(QUIET.read().await), None),
+            Needs::WholeBroker => (None, Some(QUIET.write().await)),
+        };
+        let setup = Setup::new().await;
+        let result = AssertUnwindSafe(test(&setup)).catch_unwind().await;
+        setup.clean_up().await;
+        if let Err(panic) = result {
+            std::panic::resume_unwind(panic);
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+pub fn broker_url() -> String {
+    std::env::var("PREWARM_BROKER_URL")
+        .unwrap_or_else(|_| panic!("run deploy/test.sh, which starts a broker, or set PREWARM_BROKER_URL"))
+}
+
+impl Setup {
+    async fn new() -> Setup {
+        let url = broker_url();
+        let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
+        let admin = connection.create_channel().await.unwrap();
+        let prefix = format!("test-{}", uuid::Uuid::now_v7().simple());
+        Setup {
+            names: Names::new(&prefix),
+            config: BrokerConfig {
+                url,
+                prefix,
+                topology: TopologyMode::Declare,
+                heartbeat: Duration::from_secs(10),
+                timeout: Duration::from_secs(5),
+                delivery_limit: 20,
+            },
+            pool: PoolName::new("build").unwrap(),
+            admin,
+            _connection: connection,
+            extra: std::sync::Mutex::default(),
+        }
+    }
+
+    async fn clean_up(self) {
+        // A test may have closed the channel by a mistake that it makes on purpose.
+        let connection =
+            Connection::connect(&self.config.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let topology = self.topology();
+        let queues =
+            topology.queues.into_iter().map(|queue| queue.name).chain(self.extra.into_inner().unwrap());
+        for queue in queues {
+            channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+        }
+        for exchange in topology.exchanges {
+            channel.exchange_delete(exchange.name.into(), ExchangeDeleteOptions::default()).await.unwrap();
+        }
+        connection.close(200, "OK".into()).await.unwrap();
+    }
+
+    pub fn topology(&self) -> Topology {
+        Topology::new(&self.names, [&self.pool], self.config.delivery_limit)
+    }
+
+    /// A worker's broker, connected.
+    pub async fn broker(&self) -> Amqp {
+        self.broker_with(&self.config).await
+    }
+
+    pub async fn broker_with(&self, config: &BrokerConfig) -> Amqp {
+        let broker = self.start(config);
+        until_connected(&broker).await;
+        broker
+    }
+
+    pub fn start(&self, config: &BrokerConfig) -> Amqp {
+        let metrics = BrokerMetrics::register(&Registry::new()).unwrap();
+        Amqp::new(config, "tester", [&self.pool], metrics).unwrap()
+    }
+
+    /// A proxy to the broker, and the configuration to go through it.
+    pub async fn proxy(&self) -> (Proxy, BrokerConfig) {
+        let mut uri: AMQPUri = self.config.url.parse().unwrap();
+        let proxy = Proxy::to(format!("{}:{}", uri.authority.host, uri.authority.port)).await;
+        uri.authority.host = proxy.address.ip().to_string();
+        uri.authority.port = proxy.address.port();
+        let config = BrokerConfig { url: uri.to_string(), ..self.config.clone() };
+        (proxy, config)
+    }
+
+    /// A durable classic queue, for replies.
+    pub async fn reply_queue(&self, arguments: FieldTable) -> String {
+        let name = format!("{}.replies-{}", self.config.prefix, self.extra.lock().unwrap().len());
+        self.extra.lock().unwrap().push(name.clone());
+        let durable = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.admin.queue_declare(name.as_str().into(), durable, arguments).await.unwrap();
+        name
+    }
+
+    /// Publishes a job as a publisher elsewhere does.
+    pub async fn publish_job(&self, body: &str) {
+        let confirm = self
+            .admin
+            .basic_publish(
+                self.names.jobs().into(),
+                self.pool.as_str().into(),
+                BasicPublishOptions::default(),
+                body.as_bytes(),
+                BasicProperties::default().with_message_id(body.into()),
+            )
+            .await
+            .unwrap();
+        confirm.await.unwrap();
+    }
+
+    pub async fn delete_queue(&self, queue: &str) {
+        self.admin.queue_delete(queue.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+
+    /// Messages that are ready in a queue; those that are out with a consumer don't count.
+    pub async fn ready(&self, queue: &str) -> u32 {
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        self.admin.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap().message_count()
+    }
+
+    pub async fn until_ready(&self, queue: &str, count: u32) {
+        eventually(&format!("{count} messages ready in {queue}"), async || self.ready(queue).await == count)
+            .await;
+    }
+
+    /// Takes the next message's body off a queue; waits for it.
+    pub async fn take(&self, queue: &str) -> String {
+        let taking = async {
+            loop {
+                let no_ack = BasicGetOptions { no_ack: true };
+                if let Some(message) = self.admin.basic_get(queue.into(), no_ack).await.unwrap() {
+                    return String::from_utf8(message.delivery.data).unwrap();
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(DEADLINE, taking).await.unwrap_or_else(|_| panic!("no message in {queue}"))
+    }
+}
+
+pub async fn until_connected(broker: &Amqp) {
+    let mut connected = broker.connected();
+    timeout(DEADLINE, connected.wait_for(|connected| *connected)).await.expect("connected in time").unwrap();
+}
+
+pub async fn until_disconnected(broker: &Amqp) {
+    let mut connected = broker.connected();
+    timeout(DEADLINE, connected.wait_for(|connected| !connected))
+        .await
+        .expect("disconnect noticed in time")
+        .unwrap();
+}
+
+/// Waits for a condition that nothing announces.
+pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+pub async fn next(consumer: &mut Box<dyn Consumer>) -> Delivery {
+    timeout(DEADLINE, consumer.next()).await.expect("a delivery in time")
+}
+
+pub async fn send(publisher: &mut Box<dyn Publisher>, message: Message) {
+    timeout(DEADLINE, publisher.send(message)).await.expect("sent in time");
+}
+
+pub async fn confirmed(publisher: &mut Box<dyn Publisher>, message: Message) -> Routed {
+    timeout(DEADLINE, publisher.send_confirmed(message)).await.expect("confirmed in time")
+}
+
+pub fn message(queue: &str, body: impl Into<bytes::Bytes>) -> Message {
+    Message { target: Target::Queue(queue.to_owned()), body: body.into(), properties: Properties::default() }
+}
+
+pub async fn close(broker: &Amqp) {
+    timeout(DEADLINE, broker.close()).await.expect("closed in time");
+}
