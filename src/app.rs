@@ -44,7 +44,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let name = &config.worker.name;
     let pools = driver::start(engine.clone(), name, &config.pools, config.engine.creations, &metrics);
     let sweeper = tokio::spawn(sweep::run(engine, name.clone()));
-    let broker = Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
+    let broker =
+        Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
     let running = Running::default();
     let shutdown = Shutdown::default();
     let view = View {
@@ -60,7 +61,8 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let port = tokio::spawn(http::serve(listener, view, http_stop.clone()));
 
     let drain_timeout = config.worker.drain_timeout;
-    let worker = Arc::new(Worker::new(config.worker, names, pools.clone(), broker.clone(), running, &metrics));
+    let worker =
+        Arc::new(Worker::new(config.worker, names, pools.clone(), broker.clone(), running, &metrics));
     let seats = TaskTracker::new();
     for (pool, settings) in &config.pools {
         for _ in 0..settings.concurrency {
@@ -71,7 +73,10 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     seats.close();
 
     let told = signals.recv().await;
-    tracing::info!(signal = told, "draining: running jobs may go on for {drain_timeout:?}; a second signal forces");
+    tracing::info!(
+        signal = told,
+        "draining: running jobs may go on for {drain_timeout:?}; a second signal forces"
+    );
     // Intake first; then what runs; then the containers; then what carries the news.
     shutdown.drain.cancel();
     let orderly = async {

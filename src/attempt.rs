@@ -101,7 +101,8 @@ pub async fn run(
     link.send(&plan.start).await.map_err(AttemptError::LostEarly)?;
     let mut feed = Feed { rest: plan.stdin };
     feed.next(link).await.map_err(AttemptError::LostEarly)?;
-    let mut course = Course { plan_timeout: plan.timeout, started: None, stopped: None, kill_at: None, killed: false };
+    let mut course =
+        Course { plan_timeout: plan.timeout, started: None, stopped: None, kill_at: None, killed: false };
     // A slot in the channel is had before a frame is taken from the stream, never after.
     let mut room = None;
     loop {

@@ -42,7 +42,10 @@ pub struct View {
 /// As the system gives it, with the address.
 pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(listen).await.map_err(|e| {
-        std::io::Error::new(e.kind(), format!("http.listen: {listen}: {e}; is another worker running on this host?"))
+        std::io::Error::new(
+            e.kind(),
+            format!("http.listen: {listen}: {e}; is another worker running on this host?"),
+        )
     })
 }
 
@@ -61,7 +64,8 @@ pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) -
 }
 
 async fn metrics(State(view): State<View>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], view.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], view.metrics.render())
+        .into_response()
 }
 
 /// Why the worker can't take and run jobs now; empty if it can.

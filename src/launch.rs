@@ -85,9 +85,9 @@ impl Entries {
 /// those of x86-64 and AArch64, which agree.
 pub fn signal_number(name: &str) -> Option<u8> {
     const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
     ];
     if let Ok(n) = name.parse::<u8>() {
         return (1..=64).contains(&n).then_some(n);
@@ -150,8 +150,13 @@ mod tests {
     fn environment_is_in_dockers_order() {
         let i = image(&[], &[], &["PATH=/bin", "A=image", "B=image", "HOME=/h"]);
         let mut pool = PoolConfig::of_image("i");
-        pool.env = vec![("P".into(), "pool".into()), ("A".into(), "pool".into()), ("PATH".into(), "/p".into())];
-        let job = Env(vec![("J".into(), "1=2".into()), ("P".into(), "job".into()), ("HOSTNAME".into(), "h".into())]);
+        pool.env =
+            vec![("P".into(), "pool".into()), ("A".into(), "pool".into()), ("PATH".into(), "/p".into())];
+        let job = Env(vec![
+            ("J".into(), "1=2".into()),
+            ("P".into(), "job".into()),
+            ("HOSTNAME".into(), "h".into()),
+        ]);
         assert_eq!(
             environment(&i, &pool, &job, Some("00-1-2-01")),
             ["PATH", "HOSTNAME=h", "P=job", "A", "J=1=2", "TRACEPARENT=00-1-2-01", "B", "HOME"]
@@ -176,8 +181,17 @@ mod tests {
     #[test]
     fn signals_by_every_name_docker_takes() {
         for (name, n) in [
-            ("SIGTERM", 15), ("term", 15), ("15", 15), ("SIGKILL", 9), ("QUIT", 3), ("SIGRTMIN", 34),
-            ("SIGRTMIN+3", 37), ("RTMAX", 64), ("SIGRTMAX-14", 50), ("SIGSYS", 31), ("WINCH", 28),
+            ("SIGTERM", 15),
+            ("term", 15),
+            ("15", 15),
+            ("SIGKILL", 9),
+            ("QUIT", 3),
+            ("SIGRTMIN", 34),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX", 64),
+            ("SIGRTMAX-14", 50),
+            ("SIGSYS", 31),
+            ("WINCH", 28),
         ] {
             assert_eq!(signal_number(name), Some(n), "{name}");
         }

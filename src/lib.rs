@@ -25,6 +25,11 @@
 //! I/O: [`pool::slots`], [`output`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+// A worker that panics loses its jobs to a redelivery: what can't happen says so, and why, where it stands.
+#![warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo, clippy::dbg_macro)]
+// Each await may be the last: a lock must not be held over one.
+#![deny(clippy::await_holding_lock)]
 
 pub mod app;
 pub mod attempt;

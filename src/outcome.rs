@@ -90,7 +90,9 @@ impl Outcome {
     pub fn no_container(error: &LeaseError) -> Outcome {
         match error {
             LeaseError::Closed => Outcome::NotBegun,
-            LeaseError::Unknown(_) | LeaseError::Timeout { .. } => trouble(ErrorKind::NoContainer, error.to_string()),
+            LeaseError::Unknown(_) | LeaseError::Timeout { .. } => {
+                trouble(ErrorKind::NoContainer, error.to_string())
+            }
         }
     }
 }
@@ -109,7 +111,8 @@ fn verdict(ended: &Ended, timeout: Duration) -> Verdict {
     let oom_killed = ended.exited.is_some_and(|e| e.oom_kills > 0);
     let (status, error) = match (ended.stopped, end) {
         (Some(Stopped::Timeout), _) => {
-            let message = format!("the job was stopped after its timeout of {}", humantime::format_duration(timeout));
+            let message =
+                format!("the job was stopped after its timeout of {}", humantime::format_duration(timeout));
             (Status::TimedOut, Some(Error { kind: ErrorKind::Timeout, message }))
         }
         (_, Some(End::Code(0))) => (Status::Succeeded, None),
@@ -134,17 +137,24 @@ fn not_executed(failed: Failed, executable: &str) -> Outcome {
         (Step::Lookup | Step::Exec, EACCES) => {
             (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": permission denied"))
         }
-        (Step::Exec, ENOEXEC) => (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": exec format error")),
-        (Step::Exec, E2BIG) => {
-            (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": arguments and environment are too long"))
+        (Step::Exec, ENOEXEC) => {
+            (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": exec format error"))
         }
+        (Step::Exec, E2BIG) => (
+            126,
+            ErrorKind::NotExecutable,
+            format!("exec: \"{executable}\": arguments and environment are too long"),
+        ),
         (Step::Lookup | Step::Exec, errno) => {
             let os = std::io::Error::from_raw_os_error(errno);
             (126, ErrorKind::NotExecutable, format!("exec: \"{executable}\": {os}"))
         }
         (step, errno) => {
             let os = std::io::Error::from_raw_os_error(errno);
-            return trouble(ErrorKind::NoContainer, format!("init could not start the job at step {step:?}: {os}"));
+            return trouble(
+                ErrorKind::NoContainer,
+                format!("init could not start the job at step {step:?}: {os}"),
+            );
         }
     };
     Outcome::Ran(Verdict {
@@ -179,11 +189,18 @@ mod tests {
         assert_eq!(status(&ran(End::Code(0), 0, None)), (Status::Succeeded, None));
         assert_eq!(status(&ran(End::Code(3), 0, None)), (Status::Failed, None));
         assert_eq!(status(&ran(End::Signal(11), 0, None)), (Status::Failed, None));
-        assert_eq!(status(&ran(End::Code(0), 2, None)), (Status::Succeeded, None), "a child's OOM need not end the job");
+        assert_eq!(
+            status(&ran(End::Code(0), 2, None)),
+            (Status::Succeeded, None),
+            "a child's OOM need not end the job"
+        );
         assert_eq!(status(&ran(End::Signal(9), 1, None)), (Status::Failed, Some(ErrorKind::OutOfMemory)));
         assert_eq!(status(&ran(End::Code(137), 1, None)), (Status::Failed, Some(ErrorKind::OutOfMemory)));
         assert_eq!(status(&ran(End::Signal(9), 0, None)), (Status::Failed, None));
-        assert_eq!(status(&ran(End::Code(0), 0, Some(Stopped::Timeout))), (Status::TimedOut, Some(ErrorKind::Timeout)));
+        assert_eq!(
+            status(&ran(End::Code(0), 0, Some(Stopped::Timeout))),
+            (Status::TimedOut, Some(ErrorKind::Timeout))
+        );
         assert!(matches!(ran(End::Signal(15), 0, Some(Stopped::Worker)), Outcome::Trouble(_)));
         assert_eq!(status(&ran(End::Code(0), 0, Some(Stopped::Worker))), (Status::Succeeded, None));
     }

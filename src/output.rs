@@ -246,7 +246,8 @@ mod tests {
     #[test]
     fn order_across_streams_is_kept_and_offsets_are_per_stream() {
         let mut o = Output::new(Logs::Stream, 1000);
-        let got = all(&mut o, &[(Stdout, b"a"), (Stdout, b"b"), (Stderr, b"E"), (Stdout, b"c"), (Stderr, b"F")]);
+        let got =
+            all(&mut o, &[(Stdout, b"a"), (Stdout, b"b"), (Stderr, b"E"), (Stdout, b"c"), (Stderr, b"F")]);
         assert_eq!(
             got,
             [piece(Stdout, 0, b"ab"), piece(Stderr, 0, b"E"), piece(Stdout, 2, b"c"), piece(Stderr, 1, b"F")]
@@ -260,7 +261,10 @@ mod tests {
         assert_eq!(o.due(), None);
         let big = vec![b'x'; PIECE_MAX * 2 + 5];
         let got = o.push(Stdout, &big, now);
-        assert_eq!(got.iter().map(|p| (p.offset, p.bytes.len())).collect::<Vec<_>>(), [(0, PIECE_MAX), (PIECE_MAX as u64, PIECE_MAX)]);
+        assert_eq!(
+            got.iter().map(|p| (p.offset, p.bytes.len())).collect::<Vec<_>>(),
+            [(0, PIECE_MAX), (PIECE_MAX as u64, PIECE_MAX)]
+        );
         assert_eq!(o.due(), Some(now + PIECE_AGE));
         assert_eq!(o.flush(now), None);
         assert_eq!(o.flush(now + PIECE_AGE), Some(piece(Stdout, 2 * PIECE_MAX as u64, b"xxxxx")));
@@ -329,7 +333,10 @@ mod tests {
     #[test]
     fn nothing_is_lost_or_doubled() {
         use proptest::prelude::*;
-        let writes = prop::collection::vec((any::<bool>(), prop::collection::vec(any::<u8>(), 0..200_000), any::<bool>()), 0..20);
+        let writes = prop::collection::vec(
+            (any::<bool>(), prop::collection::vec(any::<u8>(), 0..200_000), any::<bool>()),
+            0..20,
+        );
         proptest!(ProptestConfig::with_cases(64), |(writes in writes, limit in 0u64..400_000)| {
             let mut o = Output::new(Logs::Stream, limit);
             let mut now = Instant::now();

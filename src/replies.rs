@@ -179,7 +179,10 @@ impl<'a> Replies<'a> {
         let results = self.names.results();
         let message = self.message(&results, topology::RESULT, result);
         while self.publisher.send_confirmed(message.clone()).await == Routed::No {
-            tracing::error!(queue = results, "the queue of results is gone; declare it, or restart a worker that does");
+            tracing::error!(
+                queue = results,
+                "the queue of results is gone; declare it, or restart a worker that does"
+            );
             tokio::time::sleep(std::time::Duration::from_secs(5)).await;
         }
         if unroutable { Delivered::Unroutable } else { Delivered::ToResults }

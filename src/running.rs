@@ -46,7 +46,8 @@ pub struct Listed {
 impl Running {
     /// Lists a job from now on.
     pub fn enter(&self, job_id: &str, pool: &PoolName, attempt: u32) -> Listed {
-        let job = RunningJob { job_id: job_id.into(), pool: pool.clone(), attempt, seconds: 0, container: None };
+        let job =
+            RunningJob { job_id: job_id.into(), pool: pool.clone(), attempt, seconds: 0, container: None };
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = jobs.next;
         jobs.next += 1;
@@ -57,7 +58,10 @@ impl Running {
     /// All of them, the oldest first.
     pub fn list(&self) -> Vec<RunningJob> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = |(job, since): &(RunningJob, Instant)| RunningJob { seconds: since.elapsed().as_secs(), ..job.clone() };
+        let now = |(job, since): &(RunningJob, Instant)| RunningJob {
+            seconds: since.elapsed().as_secs(),
+            ..job.clone()
+        };
         jobs.by_entry.values().map(now).collect()
     }
 }

@@ -41,7 +41,7 @@ impl Client {
     pub async fn connect(config: &BrokerConfig) -> Result<Client, BrokerError> {
         let address = Address::parse(&config.url, config.heartbeat)?;
         let link = Link::open(&address, "prewarm submit", config.timeout).await?;
-        let made = |fault| link.broker_error("making a reply queue", fault);
+        let made = |fault| link.broker_error("making a reply queue", &fault);
         let channel = link.channel().await.map_err(made)?;
         let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
         let declare = channel.queue_declare(short(""), exclusive, FieldTable::default());
@@ -103,7 +103,7 @@ impl Client {
             Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(BrokerError::Refused),
             // The exchange itself is missing.
             Err(fault) if fault.reply_code() == Some(404) => Err(unroutable()),
-            Err(fault) => Err(self.link.broker_error("publishing a job", fault)),
+            Err(fault) => Err(self.link.broker_error("publishing a job", &fault)),
         }
     }
 
@@ -117,7 +117,7 @@ impl Client {
             delivery = self.replies.next() => match delivery {
                 Some(Ok(delivery)) => return Ok(Reply {
                     body: delivery.data.into(),
-                    properties: properties::decode(delivery.properties),
+                    properties: properties::decode(&delivery.properties),
                 }),
                 Some(Err(error)) => error.to_string(),
                 None => "the reply queue is gone".to_owned(),

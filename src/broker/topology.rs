@@ -240,7 +240,7 @@ impl Probe<'_> {
             match self.declare(item, How::Passive).await {
                 Ok(()) => {}
                 Err(fault) if fault.reply_code() == Some(404) => return Ok(State::Missing),
-                Err(fault) => return self.refused(item, fault),
+                Err(fault) => return self.refused(item, &fault),
             }
             if mode == TopologyMode::Check {
                 return Ok(State::Present);
@@ -249,11 +249,11 @@ impl Probe<'_> {
         // A passive declaration compares names only; an active one of what exists compares everything.
         match self.declare(item, How::Active).await {
             Ok(()) => Ok(State::Present),
-            Err(fault) => self.refused(item, fault),
+            Err(fault) => self.refused(item, &fault),
         }
     }
 
-    fn refused(&mut self, item: Item<'_>, fault: Fault) -> Result<State, BrokerError> {
+    fn refused(&self, item: Item<'_>, fault: &Fault) -> Result<State, BrokerError> {
         let (kind, name) = match item {
             Item::Exchange(exchange) => ("exchange", &exchange.name),
             Item::Queue(queue) => ("queue", &queue.name),

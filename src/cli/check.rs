@@ -63,12 +63,23 @@ async fn broker(config: &Config, found: &mut Findings) {
     match amqp::probe(&config.broker, &pools).await {
         Ok(report) => {
             let server = report.server.as_ref().map_or("", |s| s.version.as_str());
-            let made = if report.missing.is_empty() { String::new() } else { format!("; the worker will declare {}", report.missing.join(", ")) };
+            let made = if report.missing.is_empty() {
+                String::new()
+            } else {
+                format!("; the worker will declare {}", report.missing.join(", "))
+            };
             if report.is_usable() {
                 found.good("broker", format!("{}: RabbitMQ {server}{made}", report.address));
             } else if report.conflicts.is_empty() {
                 let missing = report.missing.join(", ");
-                found.bad(exit::BROKER, "broker", format!("{}: missing {missing}; declare them, or set topology = \"declare\"", report.address));
+                found.bad(
+                    exit::BROKER,
+                    "broker",
+                    format!(
+                        "{}: missing {missing}; declare them, or set topology = \"declare\"",
+                        report.address
+                    ),
+                );
             }
             for conflict in &report.conflicts {
                 found.bad(exit::BROKER, "broker", conflict);
@@ -88,7 +99,13 @@ async fn engine(config: &Config, found: &mut Findings) -> Option<Docker> {
             let gib = info.memory as f64 / f64::from(1 << 30);
             found.good(
                 "engine",
-                format!("{}: {}, {}, {} CPUs, {gib:.1} GiB", docker.host(), info.version, info.architecture, info.cpus),
+                format!(
+                    "{}: {}, {}, {} CPUs, {gib:.1} GiB",
+                    docker.host(),
+                    info.version,
+                    info.architecture,
+                    info.cpus
+                ),
             );
             Some(docker)
         }

@@ -45,10 +45,9 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
 async fn run(mut config: Config, args: Args) -> Result<u8, String> {
     let name = args.job.pool.clone();
     let known: Vec<String> = config.pools.keys().map(ToString::to_string).collect();
-    let mut pool = config
-        .pools
-        .remove(&name)
-        .ok_or_else(|| format!("there is no pool '{name}' in the configuration; there is {}", known.join(", ")))?;
+    let mut pool = config.pools.remove(&name).ok_or_else(|| {
+        format!("there is no pool '{name}' in the configuration; there is {}", known.join(", "))
+    })?;
     // One job needs one container: made when it is asked for, and none after it.
     pool.idle = IdleConfig { min: 0, max: 0, ..pool.idle };
     pool.concurrency = 1;
@@ -65,7 +64,8 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
             lease = pools.lease(&name, config.worker.lease_timeout) => lease.map_err(|e| e.to_string())?,
             failure = first_failure(&pools) => return Err(failure),
         };
-        let argv = launch::argv(&lease.image, &pool, args.job.args().as_deref()).map_err(|e| e.to_string())?;
+        let argv =
+            launch::argv(&lease.image, &pool, args.job.args().as_deref()).map_err(|e| e.to_string())?;
         let env = launch::environment(&lease.image, &pool, &env, None);
         let kind = if stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
         let start = link::start_frame(&argv, &env, kind).map_err(|e| e.to_string())?;
@@ -76,7 +76,8 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone());
         let begun = Instant::now();
-        let (result, started) = tokio::join!(attempt::run(lease, plan, &stop, happen), pass_through(happenings));
+        let (result, started) =
+            tokio::join!(attempt::run(lease, plan, &stop, happen), pass_through(happenings));
         if let (true, Some(at)) = (args.timings, started) {
             let startup = at.saturating_duration_since(begun);
             eprintln!("prewarm: START to executing in {:.3} ms", startup.as_secs_f64() * 1e3);

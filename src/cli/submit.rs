@@ -66,7 +66,8 @@ fn body(job: &JobArgs) -> Result<Bytes, String> {
         body.insert("timeout".into(), humantime::format_duration(timeout).to_string().into());
     }
     if let Some(stdin) = job.read_stdin().map_err(|e| format!("reading stdin: {e}"))? {
-        let text = String::from_utf8(stdin).map_err(|_| "stdin is not UTF-8, which a job's `stdin` must be")?;
+        let text =
+            String::from_utf8(stdin).map_err(|_| "stdin is not UTF-8, which a job's `stdin` must be")?;
         body.insert("stdin".into(), text.into());
     }
     Ok(Bytes::from(Value::from(body).to_string()))

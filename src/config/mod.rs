@@ -208,7 +208,10 @@ impl PoolConfig {
             pull: Pull::Missing,
             idle: IdleConfig { min: 1, max: 4, hit_target: 0.99 },
             concurrency: 4,
-            timeout: TimeoutConfig { default: Duration::from_secs(3600), max: Duration::from_secs(24 * 3600) },
+            timeout: TimeoutConfig {
+                default: Duration::from_secs(3600),
+                max: Duration::from_secs(24 * 3600),
+            },
             stop_grace: Duration::from_secs(10),
             logs_limit: 10 << 20,
             entrypoint: None,

@@ -332,8 +332,14 @@ mod tests {
 
     #[test]
     fn bytes_are_text_where_they_can_be() {
-        assert_eq!(serde_json::to_value(Data::from(b"h\xc3\xa9\0".to_vec())).unwrap(), serde_json::json!({"text": "hé\0"}));
-        assert_eq!(serde_json::to_value(Data::from(vec![0xff, 0])).unwrap(), serde_json::json!({"base64": "/wA="}));
+        assert_eq!(
+            serde_json::to_value(Data::from(b"h\xc3\xa9\0".to_vec())).unwrap(),
+            serde_json::json!({"text": "hé\0"})
+        );
+        assert_eq!(
+            serde_json::to_value(Data::from(vec![0xff, 0])).unwrap(),
+            serde_json::json!({"base64": "/wA="})
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::fmt;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 /// A job as published (contract v1): JSON, `content_type: application/json`. Everything is optional;
@@ -102,7 +102,9 @@ impl<'de> Deserialize<'de> for Env {
                         return Err(de::Error::custom(fault));
                     }
                     if !names.insert(name.clone()) {
-                        return Err(de::Error::custom(format!("variable '{name}' is there twice; send it once")));
+                        return Err(de::Error::custom(format!(
+                            "variable '{name}' is there twice; send it once"
+                        )));
                     }
                     let value = map.next_value::<Text>().map_err(|e| {
                         de::Error::custom(format!("variable '{name}': {}", bare(&e.to_string())))
@@ -128,7 +130,9 @@ impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Text, D::Error> {
         match Value::deserialize(d)? {
             Value::String(s) => Ok(Text(s)),
-            other => Err(de::Error::custom(format!("expected a string, found {}; quote it", kind_of(&other)))),
+            other => {
+                Err(de::Error::custom(format!("expected a string, found {}; quote it", kind_of(&other))))
+            }
         }
     }
 }
@@ -160,7 +164,9 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Erro
     let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
     match humantime::parse_duration(&text) {
         Ok(t) if !t.is_zero() => Ok(Some(t)),
-        _ => Err(de::Error::custom(format!("'{text}' is not a duration; write for example \"90s\" or \"30m\""))),
+        _ => Err(de::Error::custom(format!(
+            "'{text}' is not a duration; write for example \"90s\" or \"30m\""
+        ))),
     }
 }
 
@@ -193,10 +199,20 @@ impl Rejection {
 /// caller.
 pub fn decode(body: &[u8]) -> Result<Job, Rejection> {
     if body.is_empty() {
-        return Err(Rejection { field: None, message: "the body is empty; send {} for a job without anything".into() });
+        return Err(Rejection {
+            field: None,
+            message: "the body is empty; send {} for a job without anything".into(),
+        });
     }
     if let Err(e) = std::str::from_utf8(body) {
-        return Err(Rejection { field: None, message: format!("the body is not UTF-8 (byte {})", e.valid_up_to()) });
+        return Err(Rejection {
+            field: None,
+            message: format!("the body is not UTF-8 (byte {})", e.valid_up_to()),
+        });
+    }
+    // serde would take an array for a struct, field by field.
+    if body.iter().find(|b| !b.is_ascii_whitespace()).is_some_and(|b| *b != b'{') {
+        return Err(Rejection { field: None, message: "the body is not a JSON object".into() });
     }
     let mut d = serde_json::Deserializer::from_slice(body);
     let job: Job = serde_path_to_error::deserialize(&mut d).map_err(|e| {
@@ -213,7 +229,10 @@ pub fn decode(body: &[u8]) -> Result<Job, Rejection> {
 
 fn check(job: &Job) -> Result<(), Rejection> {
     if job.args.iter().flatten().any(|a| a.contains('\0')) {
-        return Err(Rejection::of("args", "an argument has a NUL character, which a command line can't hold"));
+        return Err(Rejection::of(
+            "args",
+            "an argument has a NUL character, which a command line can't hold",
+        ));
     }
     for name in &job.secrets {
         if !job.env.0.iter().any(|(n, _)| n == name) {
@@ -248,7 +267,7 @@ mod tests {
     fn a_refusal_names_the_field_and_what_would_be_right() {
         for (body, words) in [
             ("", vec!["body is empty"]),
-            ("[]", vec!["expected struct Job"]),
+            ("[]", vec!["not a JSON object"]),
             ("{} {}", vec!["not one JSON object"]),
             (r#"{"enf":{}}"#, vec!["enf", "unknown field", "`env`"]),
             (r#"{"env":{"PORT":80}}"#, vec!["env", "PORT", "expected a string, found a number", "line 1"]),
@@ -281,8 +300,11 @@ mod tests {
 
     #[test]
     fn no_value_of_a_variable_is_repeated() {
-        for body in [r#"{"env":{"TOKEN":{"s3cret":1}}}"#, r#"{"env":{"TOKEN":8675309}}"#, r#"{"env":{"TOKEN":"s3cret\u0000"}}"#]
-        {
+        for body in [
+            r#"{"env":{"TOKEN":{"s3cret":1}}}"#,
+            r#"{"env":{"TOKEN":8675309}}"#,
+            r#"{"env":{"TOKEN":"s3cret\u0000"}}"#,
+        ] {
             let text = refused(body);
             assert!(!text.contains("s3cret") && !text.contains("8675309"), "{text}");
         }

@@ -105,10 +105,14 @@ mod tests {
     #[test]
     fn replies_never_go_to_our_own_queues() {
         let n = Names::new("prewarm");
-        for ours in ["prewarm.jobs.build", "prewarm.jobs", "prewarm.dead", "prewarm.retry.1000ms", "prewarm.control"] {
+        for ours in
+            ["prewarm.jobs.build", "prewarm.jobs", "prewarm.dead", "prewarm.retry.1000ms", "prewarm.control"]
+        {
             assert!(!n.may_reply_to(ours), "{ours}");
         }
-        for theirs in ["replies", "prewarm.results", "prewarm.jobstatus", "amq.rabbitmq.reply-to.g1.x", "other.dead"] {
+        for theirs in
+            ["replies", "prewarm.results", "prewarm.jobstatus", "amq.rabbitmq.reply-to.g1.x", "other.dead"]
+        {
             assert!(n.may_reply_to(theirs), "{theirs}");
         }
         assert!(!n.may_reply_to(&"x".repeat(256)));

@@ -180,7 +180,10 @@ mod tests {
         let h = b.host_config.unwrap();
         assert_eq!(h.auto_remove, Some(true));
         assert_eq!(h.log_config.unwrap().typ.as_deref(), Some("none"));
-        assert_eq!((h.cap_add, h.cap_drop, h.security_opt, h.pids_limit, h.network_mode), (None, None, None, None, None));
+        assert_eq!(
+            (h.cap_add, h.cap_drop, h.security_opt, h.pids_limit, h.network_mode),
+            (None, None, None, None, None)
+        );
         let m = &h.mounts.unwrap()[0];
         assert_eq!((m.target.as_deref(), m.read_only), (Some("/.prewarm"), Some(true)));
     }

@@ -53,7 +53,8 @@ impl Docker {
     /// # Errors
     /// [`Fault::Unreachable`] if the address can't be one.
     pub fn new(config: &EngineConfig, metrics: &Metrics) -> Result<Docker, EngineError> {
-        let host = config.host.clone().or_else(|| std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()));
+        let host =
+            config.host.clone().or_else(|| std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()));
         let client = match &host {
             Some(host) => Client::connect_with_host(host),
             None => Client::connect_with_defaults(),
@@ -64,14 +65,24 @@ impl Docker {
             subject: "at start".into(),
             fault: Fault::Unreachable { host: host.clone(), reason: e.to_string() },
         })?;
-        let seconds =
-            metrics.histograms("engine_request_seconds", "Duration of requests to the engine.", &["op"], &BUCKETS);
+        let seconds = metrics.histograms(
+            "engine_request_seconds",
+            "Duration of requests to the engine.",
+            &["op"],
+            &BUCKETS,
+        );
         let errors = metrics.counters("engine_errors_total", "Requests to the engine that failed.", &["op"]);
         for op in Op::ALL {
             seconds.with_label_values(&[op.as_str()]);
             errors.with_label_values(&[op.as_str()]);
         }
-        Ok(Docker { client: client.with_timeout(config.timeout), host, timeout: config.timeout, seconds, errors })
+        Ok(Docker {
+            client: client.with_timeout(config.timeout),
+            host,
+            timeout: config.timeout,
+            seconds,
+            errors,
+        })
     }
 
     /// Where the engine is.
@@ -134,10 +145,15 @@ impl Docker {
         let options = DownloadFromContainerOptionsBuilder::default().path(INIT_PATH).build();
         let read = self.client.download_from_container(helper.as_str(), Some(options));
         let found = self
-            .ask(Op::InstallInit, INIT_PATH, self.timeout, read.try_fold(Vec::new(), |mut all, part| async move {
-                all.extend_from_slice(&part);
-                Ok(all)
-            }))
+            .ask(
+                Op::InstallInit,
+                INIT_PATH,
+                self.timeout,
+                read.try_fold(Vec::new(), |mut all, part| async move {
+                    all.extend_from_slice(&part);
+                    Ok(all)
+                }),
+            )
             .await;
         match found {
             Ok(archive) if holds_init(&archive) => return Ok(()),
@@ -150,9 +166,15 @@ impl Docker {
         self.ask(Op::InstallInit, INIT_PATH, self.timeout, write).await
     }
 
-    async fn create_named(&self, name: &str, op: Op, body: ContainerCreateBody) -> Result<ContainerId, EngineError> {
+    async fn create_named(
+        &self,
+        name: &str,
+        op: Op,
+        body: ContainerCreateBody,
+    ) -> Result<ContainerId, EngineError> {
         let options = CreateContainerOptionsBuilder::default().name(name).build();
-        let made = self.ask(op, name, self.timeout, self.client.create_container(Some(options), body)).await?;
+        let made =
+            self.ask(op, name, self.timeout, self.client.create_container(Some(options), body)).await?;
         Ok(ContainerId::new(&made.id))
     }
 }
@@ -238,10 +260,19 @@ impl Engine for Docker {
     }
 
     async fn attach(&self, id: &ContainerId) -> Result<Attached, EngineError> {
-        let options =
-            AttachContainerOptionsBuilder::default().stream(true).stdin(true).stdout(true).stderr(true).build();
+        let options = AttachContainerOptionsBuilder::default()
+            .stream(true)
+            .stdin(true)
+            .stdout(true)
+            .stderr(true)
+            .build();
         let streams = self
-            .ask(Op::Attach, &id.to_string(), self.timeout, self.client.attach_container(id.as_str(), Some(options)))
+            .ask(
+                Op::Attach,
+                &id.to_string(),
+                self.timeout,
+                self.client.attach_container(id.as_str(), Some(options)),
+            )
             .await?;
         let container = id.clone();
         let output = streams.output.filter_map(move |item| {
@@ -260,7 +291,8 @@ impl Engine for Docker {
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
-        self.ask(Op::Start, &id.to_string(), self.timeout, self.client.start_container(id.as_str(), None)).await
+        self.ask(Op::Start, &id.to_string(), self.timeout, self.client.start_container(id.as_str(), None))
+            .await
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
@@ -272,7 +304,8 @@ impl Engine for Docker {
             Err(EngineError { fault: Fault::NotFound(_), .. }) => Ok(()),
             Err(EngineError { fault: Fault::Refused(m), .. }) if m.contains("already in progress") => {
                 let options = WaitContainerOptionsBuilder::default().condition("removed").build();
-                let wait = self.client.wait_container(id.as_str(), Some(options)).try_for_each(|_| async { Ok(()) });
+                let wait =
+                    self.client.wait_container(id.as_str(), Some(options)).try_for_each(|_| async { Ok(()) });
                 match self.ask(Op::Remove, &subject, self.timeout, tolerate_exit_codes(wait)).await {
                     Err(EngineError { fault: Fault::NotFound(_), .. }) => Ok(()),
                     other => other,
@@ -286,7 +319,8 @@ impl Engine for Docker {
         let filter = value.map_or_else(|| label.to_owned(), |v| format!("{label}={v}"));
         let filters = HashMap::from([("label", vec![filter.as_str()])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
-        let found = self.ask(Op::List, &filter, self.timeout, self.client.list_containers(Some(options))).await?;
+        let found =
+            self.ask(Op::List, &filter, self.timeout, self.client.list_containers(Some(options))).await?;
         Ok(found.into_iter().filter_map(convert::listed).collect())
     }
 }

@@ -199,7 +199,10 @@ mod tests {
 
     fn link(chunks: Vec<Vec<u8>>) -> Link {
         let output = stream::iter(chunks.into_iter().map(|c| Ok(Bytes::from(c))));
-        Link::new(ContainerId::new("c"), Attached { input: Box::pin(tokio::io::sink()), output: Box::pin(output) })
+        Link::new(
+            ContainerId::new("c"),
+            Attached { input: Box::pin(tokio::io::sink()), output: Box::pin(output) },
+        )
     }
 
     fn script() -> Vec<u8> {

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::metrics::{PoolMetrics, PoolSeries};
 use super::slots::{Action, Bounds, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
 use super::warm::{self, Recipe};
-use super::{Entry, Lease, PoolMetrics, PoolStatus, Pools};
+use super::{Entry, Lease, PoolStatus, Pools};
 use crate::config::PoolConfig;
 use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
@@ -63,6 +64,7 @@ struct Managed {
     backoff: Backoff,
     able: watch::Sender<bool>,
     last_failure: Option<String>,
+    series: PoolSeries,
 }
 
 pub(crate) struct Driver {
@@ -71,7 +73,6 @@ pub(crate) struct Driver {
     held: HashMap<SlotId, Held>,
     waiting: HashMap<WaiterId, Waiting>,
     commands: mpsc::UnboundedSender<Command>,
-    metrics: PoolMetrics,
     drained: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
 }
@@ -85,27 +86,30 @@ pub fn start(
     metrics: &Metrics,
 ) -> Pools {
     let (commands, inbox) = mpsc::unbounded_channel();
-    let names: Vec<PoolName> = configs.keys().cloned().collect();
-    let metrics = PoolMetrics::new(metrics, &names);
+    let metrics = PoolMetrics::new(metrics);
     let mut pools = Vec::new();
     let mut bounds = Vec::new();
     let mut entries = BTreeMap::new();
     for (index, (name, config)) in configs.iter().enumerate() {
         let config = Arc::new(config.clone());
         let (able, follow) = watch::channel(false);
-        let leases = |kind: LeaseKind| metrics.leases.with_label_values(&[name.as_str(), kind.as_str()]);
+        let series = metrics.of(name);
         let entry = Entry {
             index: PoolIndex(index),
             config: Arc::clone(&config),
             able: follow,
-            hits: leases(LeaseKind::Hit),
-            misses: leases(LeaseKind::Miss),
-            wait: metrics.wait.with_label_values(&[name.as_str()]),
+            series: series.clone(),
         };
         entries.insert(name.clone(), entry);
         bounds.push(Bounds { slots: config.idle.max + config.concurrency });
         let recipe = Recipe::new(Arc::clone(&engine), worker.into(), name.clone(), config);
-        pools.push(Managed { recipe: Arc::new(recipe), backoff: Backoff::default(), able, last_failure: None });
+        pools.push(Managed {
+            recipe: Arc::new(recipe),
+            backoff: Backoff::default(),
+            able,
+            last_failure: None,
+            series,
+        });
     }
     let mut driver = Driver {
         slots: Slots::new(&bounds, creations),
@@ -113,7 +117,6 @@ pub fn start(
         held: HashMap::new(),
         waiting: HashMap::new(),
         commands: commands.clone(),
-        metrics,
         drained: None,
         actions: Vec::new(),
     };
@@ -151,7 +154,8 @@ impl Driver {
         let out = &mut self.actions;
         match command {
             Command::Lease { pool, waiter, reply } => {
-                let kind = if self.slots.lease(pool, waiter, now, out) { LeaseKind::Hit } else { LeaseKind::Miss };
+                let kind =
+                    if self.slots.lease(pool, waiter, now, out) { LeaseKind::Hit } else { LeaseKind::Miss };
                 self.waiting.insert(waiter, Waiting { reply, kind });
             }
             Command::Leave(pool, waiter) => {
@@ -228,7 +232,7 @@ impl Driver {
 
     fn remove(&mut self, slot: SlotId, reason: Reason) {
         let pool = &self.pools[slot.pool.0];
-        self.metrics.retired.with_label_values(&[pool.recipe.pool.as_str(), reason.as_str()]).inc();
+        pool.series.retired(reason).inc();
         let Some(held) = self.held.get_mut(&slot) else {
             // It never existed as far as anybody knows; the sweep finds it if it does.
             let _ = self.commands.send(Command::Gone(slot));
@@ -252,7 +256,7 @@ impl Driver {
 
     fn recovered(&mut self, pool: PoolIndex, after: Duration) {
         let pool = &mut self.pools[pool.0];
-        self.metrics.warmup.with_label_values(&[pool.recipe.pool.as_str()]).observe(after.as_secs_f64());
+        pool.series.warmup.observe(after.as_secs_f64());
         pool.backoff.reset();
         if pool.last_failure.take().is_some() {
             tracing::info!(pool = %pool.recipe.pool, "containers can be started again");
@@ -273,12 +277,10 @@ impl Driver {
 
     fn publish_counts(&self) {
         for (index, pool) in self.pools.iter().enumerate() {
-            let name = pool.recipe.pool.as_str();
             for state in State::ALL {
-                let n = self.slots.count(PoolIndex(index), state);
-                self.metrics.containers.with_label_values(&[name, state.as_str()]).set(n as i64);
+                pool.series.containers(state).set(self.slots.count(PoolIndex(index), state) as i64);
             }
-            self.metrics.target.with_label_values(&[name]).set(self.slots.target(PoolIndex(index)) as i64);
+            pool.series.target.set(self.slots.target(PoolIndex(index)) as i64);
         }
     }
 

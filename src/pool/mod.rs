@@ -8,6 +8,7 @@
 //! to init changes hands.
 
 pub mod driver;
+mod metrics;
 pub mod slots;
 pub mod sweep;
 pub mod warm;
@@ -17,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use prometheus::{Histogram, HistogramVec, IntCounterVec, IntGaugeVec};
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,9 +26,9 @@ use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
 use crate::engine::link::Link;
 use crate::engine::{ContainerId, Image};
-use crate::metrics::{BUCKETS, Metrics};
 use driver::Command;
-use slots::{PoolIndex, Reason, SlotId, State, WaiterId};
+use metrics::PoolSeries;
+use slots::{PoolIndex, Reason, SlotId, WaiterId};
 
 /// The way to the pools; cheap to clone.
 #[derive(Clone)]
@@ -42,9 +42,7 @@ struct Entry {
     index: PoolIndex,
     config: Arc<PoolConfig>,
     able: watch::Receiver<bool>,
-    hits: prometheus::IntCounter,
-    misses: prometheus::IntCounter,
-    wait: Histogram,
+    series: PoolSeries,
 }
 
 /// Why no container was leased.
@@ -127,16 +125,14 @@ impl Pools {
         match tokio::time::timeout(within, granted).await {
             Ok(Ok(mut lease)) => {
                 lease.waited = begun.elapsed();
-                entry.wait.observe(lease.waited.as_secs_f64());
-                match lease.kind {
-                    LeaseKind::Hit => entry.hits.inc(),
-                    LeaseKind::Miss => entry.misses.inc(),
-                }
+                entry.series.wait.observe(lease.waited.as_secs_f64());
+                entry.series.leases(lease.kind).inc();
                 Ok(lease)
             }
             Ok(Err(_)) => Err(LeaseError::Closed),
             Err(_) => {
-                let cause = self.status().await.into_iter().find(|s| s.pool == *pool).and_then(|s| s.last_failure);
+                let cause =
+                    self.status().await.into_iter().find(|s| s.pool == *pool).and_then(|s| s.last_failure);
                 Err(LeaseError::Timeout { pool: pool.clone(), within, cause })
             }
         }
@@ -220,43 +216,4 @@ pub struct PoolStatus {
     /// What the last creation failed with, if none has succeeded since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
-}
-
-/// The pools' metrics.
-#[derive(Clone)]
-pub(crate) struct PoolMetrics {
-    leases: IntCounterVec,
-    wait: HistogramVec,
-    containers: IntGaugeVec,
-    target: IntGaugeVec,
-    warmup: HistogramVec,
-    retired: IntCounterVec,
-}
-
-impl PoolMetrics {
-    fn new(metrics: &Metrics, pools: &[PoolName]) -> PoolMetrics {
-        let made = PoolMetrics {
-            leases: metrics.counters("pool_leases_total", "Containers leased to jobs.", &["pool", "result"]),
-            wait: metrics.histograms("lease_wait_seconds", "Wait for a container.", &["pool"], &BUCKETS),
-            containers: metrics.gauges("pool_containers", "Containers by state.", &["pool", "state"]),
-            target: metrics.gauges("pool_target", "Idle containers wanted.", &["pool"]),
-            warmup: metrics.histograms("warmup_seconds", "From creation to ready.", &["pool"], &BUCKETS),
-            retired: metrics.counters("containers_retired_total", "Containers retired.", &["pool", "reason"]),
-        };
-        for pool in pools.iter().map(PoolName::as_str) {
-            for kind in LeaseKind::ALL {
-                made.leases.with_label_values(&[pool, kind.as_str()]);
-            }
-            for state in State::ALL {
-                made.containers.with_label_values(&[pool, state.as_str()]);
-            }
-            for reason in Reason::ALL {
-                made.retired.with_label_values(&[pool, reason.as_str()]);
-            }
-            made.wait.with_label_values(&[pool]);
-            made.target.with_label_values(&[pool]);
-            made.warmup.with_label_values(&[pool]);
-        }
-        made
-    }
 }

@@ -433,7 +433,11 @@ mod tests {
         assert_eq!(starts(&all).len(), 2, "no more than may be created at once");
         let first = starts(&all)[1];
         let out = rig.act(|s, t, o| s.ready(first, t, o));
-        assert_eq!(out[0], Action::Grant(first, WaiterId(0)), "the first that is ready goes to who waits longest");
+        assert_eq!(
+            out[0],
+            Action::Grant(first, WaiterId(0)),
+            "the first that is ready goes to who waits longest"
+        );
         assert_eq!(starts(&out).len(), 1);
         let second = starts(&all)[0];
         let out = rig.act(|s, t, o| s.ready(second, t, o));
@@ -473,7 +477,10 @@ mod tests {
         let slot = starts(&out)[0];
         rig.act(|s, t, o| s.ready(slot, t, o));
         assert_eq!(starts(&rig.act(|s, t, o| _ = s.lease(P, WaiterId(0), t, o))), []);
-        assert_eq!(rig.act(|s, t, o| s.released(slot, Reason::Used, t, o)), [Action::Remove(slot, Reason::Used)]);
+        assert_eq!(
+            rig.act(|s, t, o| s.released(slot, Reason::Used, t, o)),
+            [Action::Remove(slot, Reason::Used)]
+        );
         assert_eq!(starts(&rig.act(|s, t, o| s.gone(slot, t, o))).len(), 1);
     }
 

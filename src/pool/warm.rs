@@ -27,7 +27,9 @@ pub enum WarmError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// Its stream ended before READY.
-    #[error("{0} before it was ready; does the image's user, runtime or security option keep init from running?")]
+    #[error(
+        "{0} before it was ready; does the image's user, runtime or security option keep init from running?"
+    )]
     Link(#[from] LinkError),
     /// It said something else first.
     #[error("container {0}: its init said {1:?} where READY was due")]
@@ -130,7 +132,10 @@ pub(super) async fn keep(recipe: Arc<Recipe>, slot: SlotId, commands: mpsc::Unbo
     }
 }
 
-async fn warm_up(recipe: &Recipe, container: &mut Option<ContainerId>) -> Result<(Link, Arc<Image>), WarmError> {
+async fn warm_up(
+    recipe: &Recipe,
+    container: &mut Option<ContainerId>,
+) -> Result<(Link, Arc<Image>), WarmError> {
     let prepared = recipe.prepare().await?;
     let id = recipe.engine.create(&recipe.spec(&prepared)).await?;
     *container = Some(id.clone());

@@ -432,3 +432,35 @@ fn round_trip() {
         close(&broker).await;
     });
 }
+
+/// As above with eight seats at once, each sending two replies before its acknowledgement, as a short job does.
+#[test]
+#[ignore = "a measurement"]
+fn throughput() {
+    const JOBS: usize = 5000;
+    run(Needs::WholeBroker, async |setup: &Setup| {
+        let broker = setup.broker().await;
+        let results = setup.names.results();
+        for _ in 0..8 {
+            let (mut worker, mut answers) = (broker.consumer(&setup.pool), broker.publisher());
+            let target = results.clone();
+            tokio::spawn(async move {
+                loop {
+                    let job = worker.next().await;
+                    answers.send(message(&target, job.body.clone())).await;
+                    answers.send_confirmed(message(&target, job.body)).await;
+                    _ = job.receipt.settle(Settle::Ack).await;
+                }
+            });
+        }
+        let queue = setup.names.pool_queue(&setup.pool);
+        let mut requester = broker.publisher();
+        let since = Instant::now();
+        for _ in 0..JOBS {
+            requester.send(message(&queue, "job")).await;
+        }
+        timeout(DEADLINE, setup.until_ready(&results, u32::try_from(2 * JOBS).unwrap())).await.unwrap();
+        println!("throughput: {:.0} jobs/s", JOBS as f64 / since.elapsed().as_secs_f64());
+        close(&broker).await;
+    });
+}

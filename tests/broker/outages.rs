@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use prewarm::broker::{Broker, BrokerError, Routed, Settle};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use prewarm::broker::amqp::probe;
+use prewarm::broker::{Broker, BrokerError, Message, Routed, Settle, Target};
 use prewarm::config::{BrokerConfig, TopologyMode};
+use prewarm::contract::topology::RETRY_DELAYS;
 use tokio::time::timeout;
 
 use crate::setup::{
@@ -198,6 +201,80 @@ fn a_queue_that_is_deleted_is_declared_again() {
         setup.publish_job("three").await;
         assert_eq!(next(&mut consumer).await.body, Bytes::from("three"), "the binding is back too");
         close(&broker).await;
+    });
+}
+
+#[test]
+fn an_exchange_that_is_deleted_is_declared_again() {
+    run(Needs::OwnNames, async |setup: &Setup| {
+        let broker = setup.broker().await;
+        let mut publisher = broker.publisher();
+        let delay = RETRY_DELAYS[0];
+        let exchange = setup.names.retry(delay);
+        setup.admin.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
+        let retry = Message { target: Target::Retry(delay, setup.pool.clone()), ..message("", "job") };
+        send(&mut publisher, retry.clone()).await;
+        assert_eq!(confirmed(&mut publisher, retry).await, Routed::Yes);
+        let mut consumer = broker.consumer(&setup.pool);
+        for _ in 0..2 {
+            next(&mut consumer).await.receipt.settle(Settle::Ack).await.unwrap();
+        }
+        close(&broker).await;
+    });
+}
+
+/// lapin takes what isn't UTF-8 in a message's id for a broken stream and gives up the whole connection, so
+/// this is the one poison that concerns other seats too. The delivery limit ends it.
+#[test]
+fn a_message_that_breaks_the_connection_is_dead_lettered_at_the_limit() {
+    run(Needs::OwnNames, async |setup: &Setup| {
+        let config = BrokerConfig { delivery_limit: 2, ..setup.config.clone() };
+        let broker = setup.broker_with(&config).await;
+        let (proxy, poisoner) = setup.proxy().await;
+        proxy.tamper(b"poisonous id", b"poisonous \xff\xfe");
+        let poisoner = Connection::connect(&poisoner.url, ConnectionProperties::default()).await.unwrap();
+        let channel = poisoner.create_channel().await.unwrap();
+        channel
+            .basic_publish(
+                setup.names.jobs().into(),
+                setup.pool.as_str().into(),
+                BasicPublishOptions::default(),
+                b"poison",
+                BasicProperties::default().with_message_id("poisonous id".into()),
+            )
+            .await
+            .unwrap();
+        setup.until_ready(&setup.names.pool_queue(&setup.pool), 1).await;
+        let mut consumer = broker.consumer(&setup.pool);
+        let (delivery, ()) = tokio::join!(next(&mut consumer), async {
+            setup.until_ready(&setup.names.dead(), 1).await;
+            setup.publish_job("sound").await;
+        });
+        assert_eq!(delivery.body, Bytes::from("sound"));
+        delivery.receipt.settle(Settle::Ack).await.unwrap();
+        close(&broker).await;
+    });
+}
+
+/// lapin would keep a thread and a socket for each attempt at a peer that accepts and says nothing.
+#[test]
+fn attempts_at_a_silent_peer_leave_nothing_behind() {
+    run(Needs::WholeBroker, async |setup: &Setup| {
+        let threads = || {
+            std::fs::read_dir("/proc/self/task")
+                .unwrap()
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+                .filter(|name| name.starts_with("lapin-io-loop"))
+                .count()
+        };
+        eventually("only this test is connected", async || threads() == 1).await;
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("amqp://{}", silent.local_addr().unwrap());
+        let config = BrokerConfig { url, timeout: Duration::from_millis(100), ..setup.config.clone() };
+        for _ in 0..5 {
+            probe(&config, [&setup.pool]).await.unwrap_err();
+        }
+        eventually("no thread is left", async || threads() == 1).await;
     });
 }
 

@@ -15,7 +15,11 @@ pub struct Proxy {
     /// Cancelled to cut the connections there are; a new one is for those to come.
     cut: Arc<Mutex<CancellationToken>>,
     end: CancellationToken,
+    tamper: Tampering,
 }
+
+/// What to replace by what, of the same length, on the way to the broker.
+type Tampering = Arc<Mutex<Option<(&'static [u8], &'static [u8])>>>;
 
 impl Proxy {
     pub async fn to(upstream: String) -> Proxy {
@@ -24,8 +28,9 @@ impl Proxy {
         let frozen = watch::Sender::new(false);
         let cut = Arc::new(Mutex::new(CancellationToken::new()));
         let end = CancellationToken::new();
+        let tamper = Tampering::default();
         let accept = {
-            let (frozen, cut) = (frozen.subscribe(), cut.clone());
+            let (frozen, cut, tamper) = (frozen.subscribe(), cut.clone(), tamper.clone());
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
@@ -35,17 +40,21 @@ impl Proxy {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     let cut = cut.lock().unwrap().clone();
-                    tokio::spawn(cut.clone().run_until_cancelled_owned(pump(
-                        from_client,
-                        to_server,
-                        frozen.clone(),
-                    )));
-                    tokio::spawn(cut.run_until_cancelled_owned(pump(from_server, to_client, frozen.clone())));
+                    let out = pump(from_client, to_server, frozen.clone(), tamper.clone());
+                    let back = pump(from_server, to_client, frozen.clone(), Tampering::default());
+                    tokio::spawn(cut.clone().run_until_cancelled_owned(out));
+                    tokio::spawn(cut.run_until_cancelled_owned(back));
                 }
             }
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(accept));
-        Proxy { address, frozen, cut, end }
+        Proxy { address, frozen, cut, end, tamper }
+    }
+
+    /// From now on replaces `what` by `with` in what goes to the broker.
+    pub fn tamper(&self, what: &'static [u8], with: &'static [u8]) {
+        assert_eq!(what.len(), with.len());
+        *self.tamper.lock().unwrap() = Some((what, with));
     }
 
     /// Ends all connections there are. New ones are welcome.
@@ -71,9 +80,19 @@ impl Drop for Proxy {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut frozen: watch::Receiver<bool>,
+    tamper: Tampering,
+) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        if let Some((what, with)) = *tamper.lock().unwrap()
+            && let Some(at) = buffer[..n].windows(what.len()).position(|window| window == what)
+        {
+            buffer[at..at + what.len()].copy_from_slice(with);
+        }
         if frozen.wait_for(|frozen| !frozen).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {
             return;
         }

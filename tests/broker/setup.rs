@@ -16,7 +16,6 @@ use prewarm::broker::{Broker, Consumer, Delivery, Message, Properties, Publisher
 use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use prewarm::contract::topology::Names;
-use prometheus::Registry;
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 
@@ -28,6 +27,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// Tests that disturb the whole broker hold this alone; all others share it.
 static QUIET: RwLock<()> = RwLock::const_new(());
 
+#[derive(Clone, Copy)]
 pub enum Needs {
     OwnNames,
     WholeBroker,
@@ -122,7 +122,7 @@ impl Setup {
     }
 
     pub fn start(&self, config: &BrokerConfig) -> Amqp {
-        let metrics = BrokerMetrics::register(&Registry::new()).unwrap();
+        let metrics = BrokerMetrics::new(&prewarm::metrics::Metrics::new());
         Amqp::new(config, "tester", [&self.pool], metrics).unwrap()
     }
 

@@ -68,17 +68,16 @@ impl AmqpConsumer {
     }
 
     async fn session(&mut self) -> &mut Session {
-        let session = match self.session.take() {
-            Some(session) => session,
-            None => {
-                let opening = self.opening.get_or_insert_with(|| {
-                    let delay = std::mem::take(&mut self.delay);
-                    Box::pin(Session::open(self.shared.clone(), self.pool.clone(), delay))
-                });
-                let session = opening.await;
-                self.opening = None;
-                session
-            }
+        let session = if let Some(session) = self.session.take() {
+            session
+        } else {
+            let opening = self.opening.get_or_insert_with(|| {
+                let delay = std::mem::take(&mut self.delay);
+                Box::pin(Session::open(self.shared.clone(), self.pool.clone(), delay))
+            });
+            let session = opening.await;
+            self.opening = None;
+            session
         };
         self.session.insert(session)
     }
@@ -136,12 +135,14 @@ impl Session {
                     trouble.over(&queue);
                     return session;
                 }
-                Err(fault) => {
+                Err(fault @ (Fault::Refused(_) | Fault::Timeout { .. })) if !link.is_lost() => {
                     trouble.report(&queue, &fault.to_string());
                     if fault.reply_code() == Some(404) {
                         shared.repair(&link).await;
                     }
                 }
+                // The line has said so already.
+                Err(fault) => tracing::debug!(queue, %fault, "not consuming"),
             }
             tokio::time::sleep(backoff.next()).await;
         }
@@ -165,7 +166,7 @@ impl Session {
     fn deliver(&self, raw: RawDelivery) -> Delivery {
         Delivery {
             body: Bytes::from(raw.data),
-            properties: properties::decode(raw.properties),
+            properties: properties::decode(&raw.properties),
             redelivered: raw.redelivered,
             received: Instant::now(),
             receipt: Box::new(AmqpReceipt {

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use prometheus::{Histogram, IntCounter, IntGauge};
 use crate::metrics::{BUCKETS, Metrics};
+use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::watch;
 
 /// The broker's metrics.

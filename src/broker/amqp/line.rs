@@ -123,11 +123,11 @@ impl Keeper {
     async fn connect(&self) -> Result<Link, BrokerError> {
         let LineConfig { address, name, timeout, prepare, .. } = &self.config;
         let link = Link::open(address, name, *timeout).await?;
-        if let Prepare::Topology(topology, mode) = prepare {
-            if let Err(error) = topology.ensure(&link, *mode).await {
-                link.close().await;
-                return Err(error);
-            }
+        if let Prepare::Topology(topology, mode) = prepare
+            && let Err(error) = topology.ensure(&link, *mode).await
+        {
+            link.close().await;
+            return Err(error);
         }
         Ok(link)
     }
@@ -157,17 +157,13 @@ impl Keeper {
         };
         self.health.set(self.config.part, false);
         self.sender.send_replace(None);
-        match lost {
-            Some(reason) => {
-                self.health.reconnecting();
-                self.failed(&format!("broker {}: connection lost: {reason}", self.config.address));
-                true
-            }
-            None => {
-                link.close().await;
-                false
-            }
-        }
+        let Some(reason) = lost else {
+            link.close().await;
+            return false;
+        };
+        self.health.reconnecting();
+        self.failed(&format!("broker {}: connection lost: {reason}", self.config.address));
+        true
     }
 
     /// Warns once per outage, and again when the reason is another one; a line per attempt helps nobody.
@@ -187,21 +183,18 @@ impl Keeper {
                 reason,
                 "no connection to the broker; trying again, with growing delay, until it is back"
             );
-            outage.told = reason.to_owned();
+            reason.clone_into(&mut outage.told);
         }
     }
 
     fn recovered(&mut self) {
         let connection = self.config.name.as_str();
-        match self.outage.take() {
-            Some(outage) => tracing::info!(
-                connection,
-                broker = %self.config.address,
-                after = ?outage.since.elapsed(),
-                attempts = outage.attempts,
-                "connected to the broker again"
-            ),
-            None => tracing::info!(connection, broker = %self.config.address, "connected to the broker"),
+        let broker = &self.config.address;
+        if let Some(Outage { since, attempts, .. }) = self.outage.take() {
+            let after = since.elapsed();
+            tracing::info!(connection, %broker, ?after, attempts, "connected to the broker again");
+        } else {
+            tracing::info!(connection, %broker, "connected to the broker");
         }
     }
 }

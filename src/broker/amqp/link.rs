@@ -124,12 +124,9 @@ impl Link {
     ) -> Result<T, Fault> {
         tokio::select! {
             biased;
-            answer = timeout(self.timeout, request) => match answer {
-                Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => Err(Fault::Refused(error)),
-                Err(_) => Err(Fault::Timeout { doing, within: self.timeout }),
-            },
+            answer = request => answer.map_err(Fault::Refused),
             reason = self.lost() => Err(Fault::Lost(reason)),
+            () = self.overdue() => Err(Fault::Timeout { doing, within: self.timeout }),
         }
     }
 
@@ -147,19 +144,19 @@ impl Link {
     /// Waits until the connection is gone, and says why.
     pub(crate) async fn lost(&self) -> String {
         let mut flow = self.flow.clone();
-        let reason = match flow.wait_for(|flow| matches!(flow, Flow::Lost(_))).await.as_deref() {
+        let lost = flow.wait_for(|flow| matches!(flow, Flow::Lost(_))).await;
+        match lost.as_deref() {
             Ok(Flow::Lost(reason)) => reason.clone(),
             // The observer ended without a word: only with the runtime.
             Ok(_) | Err(_) => "shut down".to_owned(),
-        };
-        reason
+        }
     }
 
     pub(crate) fn is_lost(&self) -> bool {
         matches!(*self.flow.borrow(), Flow::Lost(_))
     }
 
-    /// Returns when the request that was sent before is overdue. The clock doesn't run while the broker has us
+    /// Returns when a request that was sent just now is overdue. The clock doesn't run while the broker has us
     /// blocked: then nothing is read there, yet all that was sent is still handled after the unblock, so
     /// giving up on it would only double it.
     pub(crate) async fn overdue(&self) {
@@ -182,16 +179,19 @@ impl Link {
 
     /// Says goodbye, for a bounded time, and ends the connection whatever the answer.
     pub(crate) async fn close(&self) {
-        let goodbye = self.connection.close(200, short("OK"));
-        if timeout(self.timeout, goodbye).await.is_err() {
-            tracing::debug!(broker = %self.address, "no answer to connection.close");
+        // lapin sends nothing while blocked, not even this, and the broker reads nothing.
+        if *self.flow.borrow() == Flow::Flowing {
+            let goodbye = self.connection.close(200, short("OK"));
+            if timeout(self.timeout, goodbye).await.is_err() {
+                tracing::debug!(broker = %self.address, "no answer to connection.close");
+            }
         }
         self.breaker.cut();
     }
 
     /// Puts a fault into the words of the seam.
-    pub(crate) fn broker_error(&self, doing: &str, fault: Fault) -> BrokerError {
-        match fault {
+    pub(crate) fn broker_error(&self, doing: &str, fault: &Fault) -> BrokerError {
+        match *fault {
             Fault::Timeout { doing, within } => BrokerError::Timeout { doing, within },
             Fault::Lost(_) | Fault::Refused(_) => BrokerError::Connect {
                 url: self.address.to_string(),

@@ -152,10 +152,10 @@ impl Drop for Amqp {
 impl Shared {
     /// Declares again what somebody deleted while we were connected. In mode `check` that is for somebody else to do.
     async fn repair(&self, link: &Link) {
-        if self.mode == TopologyMode::Declare {
-            if let Err(error) = self.topology.ensure(link, self.mode).await {
-                tracing::warn!(%error, "exchanges or queues were deleted and can't be declared again");
-            }
+        if self.mode == TopologyMode::Declare
+            && let Err(error) = self.topology.ensure(link, self.mode).await
+        {
+            tracing::warn!(%error, "exchanges or queues were deleted and can't be declared again");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::contract::topology::{ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, TRACEPAR
 const PERSISTENT: u8 = 2;
 
 /// What we read of a delivery's properties. Never fails: what is of another type than it should be counts as absent.
-pub(crate) fn decode(raw: BasicProperties) -> Properties {
+pub(crate) fn decode(raw: &BasicProperties) -> Properties {
     let text = |field: &Option<ShortString>| field.as_ref().map(ToString::to_string);
     let mut ours = Properties {
         message_id: text(raw.message_id()),
@@ -130,8 +130,8 @@ mod tests {
         };
         let raw = encode(&sent);
         assert_eq!(*raw.delivery_mode(), Some(PERSISTENT));
-        assert_eq!(decode(raw), sent);
-        assert_eq!(decode(encode(&Properties::default())), Properties::default());
+        assert_eq!(decode(&raw), sent);
+        assert_eq!(decode(&encode(&Properties::default())), Properties::default());
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
             let mut headers = FieldTable::default();
             headers.insert(short(ATTEMPTS_HEADER), value.clone());
             headers.insert(short(DELIVERY_COUNT_HEADER), value.clone());
-            let ours = decode(BasicProperties::default().with_headers(headers));
+            let ours = decode(&BasicProperties::default().with_headers(headers));
             assert_eq!((ours.attempts, ours.delivery_count), (expected, expected), "{value:?}");
         }
     }
@@ -164,7 +164,7 @@ mod tests {
         headers.insert(short(TRACEPARENT_HEADER), AMQPValue::LongLongInt(1));
         headers.insert(short("x-binary"), AMQPValue::LongString(vec![0xff, 0xfe].into()));
         headers.insert(short("x-table"), AMQPValue::FieldTable(FieldTable::default()));
-        let ours = decode(BasicProperties::default().with_headers(headers).with_timestamp(u64::MAX));
+        let ours = decode(&BasicProperties::default().with_headers(headers).with_timestamp(u64::MAX));
         assert_eq!(ours, Properties::default());
     }
 

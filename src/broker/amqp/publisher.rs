@@ -43,6 +43,8 @@ pub(super) struct AmqpPublisher {
     backoff: Backoff,
     /// How long to wait before anything is sent again.
     delay: Option<Duration>,
+    /// Set when the broker said that an exchange is missing.
+    deleted: Option<Deleted>,
 }
 
 /// A channel in confirm mode.
@@ -67,6 +69,8 @@ type Confirm = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>
 
 struct Returned;
 
+struct Deleted;
+
 /// What the broker does with a message that no queue takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unroutable {
@@ -87,6 +91,7 @@ impl AmqpPublisher {
             returned: None,
             backoff: Backoff::default(),
             delay: None,
+            deleted: None,
         }
     }
 
@@ -166,8 +171,9 @@ impl AmqpPublisher {
             Ok(Confirmation::NotRequested) => self.start_over("the channel is not in confirm mode"),
             Err(error) => {
                 let fault = Fault::Refused(error);
-                // 404: the exchange is gone, and sending again at once would fail again at once.
-                self.delay = fault.reply_code().map(|_| self.backoff.next());
+                if fault.reply_code() == Some(404) {
+                    self.deleted = Some(Deleted);
+                }
                 self.start_over(&fault.to_string());
             }
         }
@@ -184,6 +190,8 @@ impl AmqpPublisher {
             unconfirmed.flight = None;
         }
         self.returned = None;
+        // What made the broker close the channel, a missing exchange say, may well do it again at once.
+        self.delay = Some(self.backoff.next());
         if let Some(session) = self.session.take() {
             self.discarded = Some(session);
         }
@@ -191,11 +199,11 @@ impl AmqpPublisher {
 
     /// Sees to it that everything in the window is in flight, in order.
     async fn transmit(&mut self) {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.link.is_lost() || !session.channel.status().connected())
-        {
+        if self.session.as_ref().is_some_and(Session::is_closed) {
+            // The oldest message's confirm knows why.
+            self.reap();
+        }
+        if self.session.as_ref().is_some_and(Session::is_closed) {
             self.start_over("closed by the broker");
         }
         if self.window.iter().all(|unconfirmed| unconfirmed.flight.is_some()) {
@@ -207,20 +215,33 @@ impl AmqpPublisher {
         }
         let session = match &mut self.session {
             Some(session) => session,
-            none => none.insert(Self::open(&self.shared, &mut self.discarded, &mut self.backoff).await),
+            none => {
+                let session =
+                    Self::open(&self.shared, &mut self.discarded, &mut self.deleted, &mut self.backoff);
+                none.insert(session.await)
+            }
         };
         for unconfirmed in self.window.iter_mut().filter(|unconfirmed| unconfirmed.flight.is_none()) {
             unconfirmed.flight = Some(session.launch(&self.shared, unconfirmed));
         }
     }
 
-    async fn open(shared: &Shared, discarded: &mut Option<Session>, backoff: &mut Backoff) -> Session {
+    async fn open(
+        shared: &Shared,
+        discarded: &mut Option<Session>,
+        deleted: &mut Option<Deleted>,
+        backoff: &mut Backoff,
+    ) -> Session {
         if let Some(Session { link, channel }) = discarded {
             link.close_channel(channel).await;
             *discarded = None;
         }
         loop {
             let link = shared.publish.link().await;
+            if deleted.is_some() {
+                shared.repair(&link).await;
+                *deleted = None;
+            }
             match Session::open(link).await {
                 Ok(session) => return session,
                 Err(fault) => tracing::debug!(%fault, "no publishing channel; trying again"),
@@ -259,6 +280,10 @@ impl Session {
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         link.ask("turning on publisher confirms", select).await?;
         Ok(Session { link, channel })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.link.is_lost() || !self.channel.status().connected()
     }
 
     fn launch(&self, shared: &Shared, unconfirmed: &Unconfirmed) -> Flight {

@@ -1,0 +1,264 @@
+//! One delivery, from decoding to the end of its attempt.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::metrics::PoolSeries;
+use super::{Shutdown, Worker};
+use crate::attempt::{self, AttemptError, Ended, Plan};
+use crate::broker::{Delivery, Properties, Publisher};
+use crate::config::PoolConfig;
+use crate::contract::PoolName;
+use crate::contract::event::{LeaseKind, Stream};
+use crate::contract::job::{self, Job, Logs, Rejection};
+use crate::engine::link::{self, Stdin};
+use crate::launch;
+use crate::outcome::{self, Outcome};
+use crate::output::Output;
+use crate::pool::Lease;
+use crate::replies::{Replies, StartFacts};
+
+const SIGTERM: u8 = 15;
+
+/// How often a job whose container was lost before it executed gets another at once.
+const FRESH_CONTAINERS: u32 = 3;
+
+/// One delivery, while it is here.
+pub(super) struct Case<'a> {
+    pub(super) worker: &'a Worker,
+    pub(super) pool: &'a PoolName,
+    pub(super) config: &'a PoolConfig,
+    pub(super) metrics: &'a PoolSeries,
+    pub(super) id: String,
+    pub(super) attempt: u32,
+    pub(super) received: Instant,
+    pub(super) queued: Option<Duration>,
+}
+
+/// What is known of a case when it is over; goes into the result.
+pub(super) struct Report {
+    pub(super) outcome: Outcome,
+    pub(super) lease: Option<LeaseFacts>,
+    pub(super) startup: Option<Duration>,
+    pub(super) ran: Option<Duration>,
+    pub(super) output: Option<Output>,
+}
+
+pub(super) struct LeaseFacts {
+    pub(super) kind: LeaseKind,
+    pub(super) waited: Duration,
+    pub(super) container: String,
+    pub(super) image: String,
+}
+
+impl Report {
+    fn only(outcome: Outcome) -> Report {
+        Report { outcome, lease: None, startup: None, ran: None, output: None }
+    }
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(
+        worker: &'a Worker,
+        pool: &'a PoolName,
+        config: &'a PoolConfig,
+        delivery: &Delivery,
+    ) -> Case<'a> {
+        let p = &delivery.properties;
+        let metrics = worker.metrics.of(pool);
+        metrics.deliveries(delivery.redelivered).inc();
+        let queued = p.timestamp.and_then(|t| SystemTime::now().duration_since(t).ok());
+        if let Some(queued) = queued {
+            metrics.queue_wait.observe(queued.as_secs_f64());
+        }
+        Case {
+            worker,
+            pool,
+            config,
+            metrics,
+            id: p.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            attempt: 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count),
+            received: delivery.received,
+            queued,
+        }
+    }
+
+    pub(super) async fn handle(self, delivery: Delivery, publisher: &mut dyn Publisher, shutdown: &Shutdown) {
+        let Delivery { body, properties, receipt, .. } = delivery;
+        let mut replies =
+            Replies::new(publisher, &self.worker.names, self.id.clone(), self.attempt, &properties);
+        let report = match self.decode(&body, &properties) {
+            Ok(mut job) => {
+                replies.set_metadata(job.metadata.take());
+                self.metrics.running.inc();
+                let report = self.execute(job, &properties, &mut replies, shutdown).await;
+                self.metrics.running.dec();
+                report
+            }
+            Err(rejection) => Report::only(Outcome::Rejected(rejection)),
+        };
+        let disposition = outcome::disposition(&report.outcome, self.attempt, self.worker.config.retries);
+        tracing::debug!(outcome = ?report.outcome, ?disposition, "over");
+        self.conclude(report, disposition, replies)
+            .await
+            .apply(&self, publisher, body, properties, receipt)
+            .await;
+    }
+
+    /// Reads the message, and refuses what can't be run here.
+    fn decode(&self, body: &[u8], properties: &Properties) -> Result<Job, Rejection> {
+        if let Some(reply_to) = properties.reply_to.as_deref().filter(|q| !self.worker.names.may_reply_to(q))
+        {
+            let message =
+                format!("'{reply_to}' is one of prewarm's own queues; name a queue of the publisher's");
+            return Err(Rejection::of("reply_to", message));
+        }
+        match properties.content_type.as_deref() {
+            None | Some("" | "application/json") => {}
+            Some(other) if other.starts_with("application/json;") => {}
+            Some(other) => {
+                return Err(Rejection::of("content_type", format!("'{other}' is not application/json")));
+            }
+        }
+        if let Some(other) =
+            properties.content_encoding.as_deref().filter(|e| !matches!(*e, "" | "identity" | "utf-8"))
+        {
+            return Err(Rejection::of(
+                "content_encoding",
+                format!("'{other}' is not supported; send plain JSON"),
+            ));
+        }
+        let max = self.worker.config.max_message;
+        if body.len() as u64 > max {
+            let message = format!("the message has {} bytes; the most is {max}", body.len());
+            return Err(Rejection { field: None, message });
+        }
+        let job = job::decode(body)?;
+        if let Some(asked) = job.timeout.filter(|t| *t > self.config.timeout.max) {
+            let (asked, max) =
+                (humantime::format_duration(asked), humantime::format_duration(self.config.timeout.max));
+            return Err(Rejection::of(
+                "timeout",
+                format!("{asked} is more than the most of pool {}, {max}", self.pool),
+            ));
+        }
+        Ok(job)
+    }
+
+    /// From a container to the end of the attempt. When this returns the container is released.
+    async fn execute(
+        &self,
+        job: Job,
+        properties: &Properties,
+        replies: &mut Replies<'_>,
+        shutdown: &Shutdown,
+    ) -> Report {
+        let timeout = job.timeout.unwrap_or(self.config.timeout.default);
+        let listed = self.worker.running.enter(&self.id, self.pool, self.attempt);
+        let mut fresh = 0;
+        loop {
+            let lease = tokio::select! {
+                biased;
+                lease = self.worker.pools.lease(self.pool, self.worker.config.lease_timeout) => lease,
+                () = shutdown.drain.cancelled() => return Report::only(Outcome::NotBegun),
+            };
+            let lease = match lease {
+                Ok(lease) => lease,
+                Err(error) => return Report::only(Outcome::no_container(&error)),
+            };
+            let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
+                Ok(plan) => plan,
+                Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
+            };
+            let facts = LeaseFacts {
+                kind: lease.kind,
+                waited: lease.waited,
+                container: lease.container().as_str().to_owned(),
+                image: format!("{}@{}", lease.image.name, lease.image.id),
+            };
+            listed.set_container(&facts.container);
+            let (result, started, output) =
+                self.attempt(lease, plan, &facts, job.logs, replies, shutdown).await;
+            if let Err(AttemptError::LostEarly(error)) = &result {
+                // Idle containers may die at any moment, this one in that of its lease. It costs the job some time.
+                fresh += 1;
+                if fresh < FRESH_CONTAINERS {
+                    tracing::info!("{error}; taking another container");
+                    continue;
+                }
+            }
+            let ran = result.as_ref().ok().map(|ended| ended.ran);
+            return Report {
+                outcome: Outcome::of(result, &executable, timeout),
+                lease: Some(facts),
+                startup: started.map(|at| at.saturating_duration_since(self.received)),
+                ran,
+                output: Some(output),
+            };
+        }
+    }
+
+    fn plan(
+        &self,
+        job: &Job,
+        lease: &Lease,
+        properties: &Properties,
+        timeout: Duration,
+    ) -> Result<(Plan, String), Rejection> {
+        let argv = launch::argv(&lease.image, self.config, job.args.as_deref())?;
+        let env = launch::environment(&lease.image, self.config, &job.env, properties.traceparent.as_deref());
+        let stdin = if job.stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
+        let start = link::start_frame(&argv, &env, stdin).map_err(|e| Rejection::of("env", e.to_string()))?;
+        let stop_signal =
+            lease.image.stop_signal.as_deref().and_then(launch::signal_number).unwrap_or(SIGTERM);
+        let plan = Plan {
+            start,
+            stdin: job.stdin.clone().map(Bytes::from),
+            timeout,
+            stop_signal,
+            stop_grace: self.config.stop_grace,
+        };
+        // argv is not empty: that was refused.
+        Ok((plan, argv.into_iter().next().unwrap_or_default()))
+    }
+
+    /// Runs the job and publishes what happens, side by side: a slow reply queue slows the job's output, not
+    /// its deadlines.
+    async fn attempt(
+        &self,
+        lease: Lease,
+        plan: Plan,
+        facts: &LeaseFacts,
+        logs: Logs,
+        replies: &mut Replies<'_>,
+        shutdown: &Shutdown,
+    ) -> (Result<Ended, AttemptError>, Option<Instant>, Output) {
+        let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
+        let output = Output::new(logs, self.config.logs_limit);
+        let start = StartFacts {
+            pool: self.pool.as_str(),
+            worker: &self.worker.config.name,
+            lease: facts.kind,
+            received: self.received,
+            container: facts.container.clone(),
+        };
+        let (result, followed) = tokio::join!(
+            attempt::run(lease, plan, &shutdown.stop, happen),
+            replies.follow(output, start, happenings),
+        );
+        let (output, started) = followed;
+        if let Some(at) = started {
+            let startup = at.saturating_duration_since(self.received);
+            self.metrics.startup(facts.kind).observe(startup.as_secs_f64());
+            tracing::debug!(lease = facts.kind.as_str(), container = %facts.container, ?startup, "started");
+        }
+        for stream in Stream::ALL {
+            self.metrics.output(stream).inc_by(output.total(stream));
+        }
+        if let Ok(ended) = &result {
+            self.metrics.run.observe(ended.ran.as_secs_f64());
+        }
+        (result, started, output)
+    }
+}

@@ -1,0 +1,146 @@
+//! How a delivery ends: the result for its publisher, a copy where one is due, and the settlement.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::case::{Case, Report};
+use crate::broker::{Message, Properties, Publisher, Receipt, Routed, Settle, Target};
+use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis};
+use crate::contract::topology::{KIND_HEADER, POOL_HEADER, REASON_HEADER};
+use crate::init::wire::End;
+use crate::outcome::{Disposition, Outcome};
+use crate::output::Output;
+use crate::replies::{Delivered, Replies};
+
+impl Case<'_> {
+    /// Publishes the result, if there is one to publish.
+    pub(super) async fn conclude(
+        &self,
+        report: Report,
+        disposition: Disposition,
+        mut replies: Replies<'_>,
+    ) -> Ending {
+        let (reason, status) = match &report.outcome {
+            Outcome::Ran(verdict) => (None, Some(verdict.status)),
+            Outcome::Rejected(rejection) => {
+                tracing::warn!("rejected: {rejection}");
+                (
+                    Some(Error { kind: ErrorKind::InvalidJob, message: rejection.to_string() }),
+                    Some(Status::Rejected),
+                )
+            }
+            Outcome::Trouble(error) => {
+                tracing::warn!(kind = error.kind.as_str(), ?disposition, "{}", error.message);
+                (Some(error.clone()), Some(Status::Error))
+            }
+            Outcome::NotBegun => (None, None),
+        };
+        let final_status =
+            status.filter(|_| matches!(disposition, Disposition::Done | Disposition::DeadLetter));
+        if let Some(status) = final_status {
+            let result = self.result(report, status, reason.clone(), &mut replies);
+            if replies.result(&result).await == Delivered::Unroutable {
+                self.worker.metrics.unroutable.inc();
+                tracing::warn!("the reply queue is gone; the result went to {}", self.worker.names.results());
+            }
+            self.metrics.jobs(status).inc();
+        }
+        Ending { disposition, reason }
+    }
+
+    fn result(
+        &self,
+        report: Report,
+        status: Status,
+        error: Option<Error>,
+        replies: &mut Replies<'_>,
+    ) -> JobResult {
+        let verdict = match report.outcome {
+            Outcome::Ran(verdict) => Some(verdict),
+            _ => None,
+        };
+        let end = verdict.as_ref().and_then(|v| v.end);
+        let (stdout, stderr) = report.output.and_then(Output::tails).unzip();
+        let lease = report.lease;
+        JobResult {
+            envelope: replies.envelope(),
+            status,
+            exit_code: if let Some(End::Code(code)) = end { Some(code) } else { None },
+            signal: if let Some(End::Signal(signal)) = end { Some(signal) } else { None },
+            oom_killed: verdict.as_ref().is_some_and(|v| v.oom_killed),
+            error: error.or_else(|| verdict.as_ref().and_then(|v| v.error.clone())),
+            lease: lease.as_ref().map(|l| l.kind),
+            timings_ms: Timings {
+                queued: self.queued.map(millis),
+                lease: lease.as_ref().map(|l| millis(l.waited)),
+                startup: report.startup.map(millis),
+                run: report.ran.map(millis),
+                total: millis(self.received.elapsed()),
+            },
+            usage: verdict
+                .and_then(|v| v.exited)
+                .map(|e| Usage { cpu_ms: e.cpu_us / 1000, max_rss_bytes: e.max_rss }),
+            stdout,
+            stderr,
+            image: lease.as_ref().map(|l| l.image.clone()),
+            container: lease.map(|l| l.container),
+            pool: self.pool.to_string(),
+            worker: self.worker.config.name.clone(),
+        }
+    }
+}
+
+/// The last step: the result is confirmed, the delivery is to be settled.
+pub(super) struct Ending {
+    disposition: Disposition,
+    reason: Option<Error>,
+}
+
+impl Ending {
+    pub(super) async fn apply(
+        self,
+        case: &Case<'_>,
+        publisher: &mut dyn Publisher,
+        body: Bytes,
+        properties: Properties,
+        receipt: Box<dyn Receipt>,
+    ) {
+        let copy = match self.disposition {
+            Disposition::Done | Disposition::HandBack => None,
+            Disposition::Retry(delay) => Some(Target::Retry(delay, case.pool.clone())),
+            Disposition::DeadLetter => Some(Target::Queue(case.worker.names.dead())),
+        };
+        if let Some(target) = copy {
+            let message = self.copy(case, target, body, properties);
+            while publisher.send_confirmed(message.clone()).await == Routed::No {
+                tracing::error!("{:?} is gone; declare it, or restart a worker that does", message.target);
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        }
+        let settle = match self.disposition {
+            Disposition::HandBack => Settle::HandBack,
+            Disposition::Done | Disposition::DeadLetter | Disposition::Retry(_) => Settle::Ack,
+        };
+        if let Err(error) = receipt.settle(settle).await {
+            tracing::warn!("not settled: {error}");
+        }
+    }
+
+    fn copy(&self, case: &Case<'_>, target: Target, body: Bytes, mut properties: Properties) -> Message {
+        properties.message_id = Some(case.id.clone());
+        properties.attempts = case.attempt;
+        properties.delivery_count = 0;
+        if let (Some(reason), Disposition::DeadLetter) = (&self.reason, self.disposition) {
+            properties
+                .headers
+                .retain(|(name, _)| !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER));
+            properties.headers.extend([
+                (REASON_HEADER.to_owned(), reason.message.clone()),
+                (KIND_HEADER.to_owned(), reason.kind.as_str().to_owned()),
+                (POOL_HEADER.to_owned(), case.pool.to_string()),
+            ]);
+        }
+        Message { target, body, properties }
+    }
+}

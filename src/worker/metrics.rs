@@ -1,0 +1,97 @@
+//! The worker's metrics, each series looked up once.
+
+use std::collections::BTreeMap;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use crate::contract::PoolName;
+use crate::contract::event::{LeaseKind, Status, Stream};
+use crate::metrics::{BUCKETS, Metrics, RUN_BUCKETS};
+
+/// The worker's metrics.
+pub(super) struct WorkerMetrics {
+    pub(super) pools: BTreeMap<PoolName, PoolSeries>,
+    pub(super) unroutable: IntCounter,
+}
+
+/// One pool's series, looked up once.
+pub(super) struct PoolSeries {
+    pub(super) startup: [Histogram; 2],
+    pub(super) queue_wait: Histogram,
+    pub(super) run: Histogram,
+    pub(super) jobs: [IntCounter; 6],
+    pub(super) running: IntGauge,
+    pub(super) deliveries: [IntCounter; 2],
+    pub(super) output: [IntCounter; 2],
+}
+
+impl WorkerMetrics {
+    pub(super) fn new<'a>(metrics: &Metrics, pools: impl Iterator<Item = &'a PoolName>) -> WorkerMetrics {
+        let startup: HistogramVec = metrics.histograms(
+            "startup_seconds",
+            "From the delivery to the entrypoint executing.",
+            &["pool", "lease"],
+            &BUCKETS,
+        );
+        let queue_wait: HistogramVec = metrics.histograms(
+            "queue_wait_seconds",
+            "From the publisher's timestamp (whole seconds) to the delivery.",
+            &["pool"],
+            &RUN_BUCKETS,
+        );
+        let run: HistogramVec = metrics.histograms(
+            "run_seconds",
+            "From the entrypoint executing to its end.",
+            &["pool"],
+            &RUN_BUCKETS,
+        );
+        let jobs: IntCounterVec =
+            metrics.counters("jobs_total", "Attempts by how they ended.", &["pool", "status"]);
+        let running: IntGaugeVec =
+            metrics.gauges("jobs_running", "Jobs that have or wait for a container.", &["pool"]);
+        let deliveries: IntCounterVec =
+            metrics.counters("deliveries_total", "Deliveries received.", &["pool", "redelivered"]);
+        let output: IntCounterVec =
+            metrics.counters("output_bytes_total", "Bytes that jobs printed.", &["pool", "stream"]);
+        let series = |pool: &PoolName| {
+            let p = pool.as_str();
+            let series = PoolSeries {
+                startup: LeaseKind::ALL.map(|k| startup.with_label_values(&[p, k.as_str()])),
+                queue_wait: queue_wait.with_label_values(&[p]),
+                run: run.with_label_values(&[p]),
+                jobs: Status::ALL.map(|s| jobs.with_label_values(&[p, s.as_str()])),
+                running: running.with_label_values(&[p]),
+                deliveries: ["false", "true"].map(|r| deliveries.with_label_values(&[p, r])),
+                output: Stream::ALL.map(|s| output.with_label_values(&[p, s.as_str()])),
+            };
+            (pool.clone(), series)
+        };
+        WorkerMetrics {
+            pools: pools.map(series).collect(),
+            unroutable: metrics.counter("replies_unroutable_total", "Results whose reply queue was gone."),
+        }
+    }
+
+    /// Pools are known from the start; the seats are made from the same configuration.
+    pub(super) fn of(&self, pool: &PoolName) -> &PoolSeries {
+        &self.pools[pool]
+    }
+}
+
+impl PoolSeries {
+    pub(super) fn startup(&self, kind: LeaseKind) -> &Histogram {
+        &self.startup[kind as usize]
+    }
+
+    pub(super) fn jobs(&self, status: Status) -> &IntCounter {
+        &self.jobs[status as usize]
+    }
+
+    pub(super) fn deliveries(&self, redelivered: bool) -> &IntCounter {
+        &self.deliveries[usize::from(redelivered)]
+    }
+
+    pub(super) fn output(&self, stream: Stream) -> &IntCounter {
+        &self.output[stream as usize]
+    }
+}

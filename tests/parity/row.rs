@@ -1,0 +1,382 @@
+//! One row of the tables: what is run, by both, and what has to come of it.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::docker::{self, BUSYBOX, Done, Image, PATIENCE, Written};
+
+/// A job, run with `docker run --init` and with `prewarm run`. Unless it says otherwise, both have to exit with 0 and
+/// to print the same bytes.
+pub struct Row {
+    name: &'static str,
+    image: Source,
+    /// Lines of the pool's section.
+    pool: Vec<String>,
+    /// Options of `docker run`.
+    docker: Vec<String>,
+    env: Vec<String>,
+    /// Variables of both commands themselves.
+    outer: Vec<(&'static str, String)>,
+    args: Vec<String>,
+    stdin: Option<Vec<u8>>,
+    want: Want,
+    prints: Option<String>,
+    masks: Vec<Mask>,
+    differences: Vec<Difference>,
+}
+
+enum Source {
+    Ready(String),
+    /// A Dockerfile.
+    Dockerfile(String),
+}
+
+enum Want {
+    /// Both run it, and it exits with this code.
+    Code(u8),
+    /// Neither does. The texts differ, since Docker's are those of three other programs; ours says `names`.
+    NotRun { docker: u8, ours: u8, names: &'static str },
+}
+
+/// Takes out what can't be the same in two containers.
+pub type Mask = fn(&str) -> String;
+
+/// A difference that is meant, with its reason at the place where it is written down. It must be there: a difference
+/// that is gone is a failure too.
+enum Difference {
+    /// In stdout, where Docker's job prints the first, ours prints the second.
+    Out(String, String),
+    /// On stderr, prewarm says this after the job's own output.
+    Note(&'static str),
+}
+
+/// A row that runs the busybox image.
+pub fn row(name: &'static str) -> Row {
+    Row {
+        name,
+        image: Source::Ready(BUSYBOX.into()),
+        pool: Vec::new(),
+        docker: Vec::new(),
+        env: Vec::new(),
+        outer: Vec::new(),
+        args: Vec::new(),
+        stdin: None,
+        want: Want::Code(0),
+        prints: None,
+        masks: Vec::new(),
+        differences: Vec::new(),
+    }
+}
+
+impl Row {
+    pub fn image(mut self, name: impl Into<String>) -> Row {
+        self.image = Source::Ready(name.into());
+        self
+    }
+
+    /// An image that this Dockerfile builds; rows with the same text share it.
+    pub fn dockerfile(mut self, text: impl Into<String>) -> Row {
+        self.image = Source::Dockerfile(text.into());
+        self
+    }
+
+    /// The busybox image, with these lines of a Dockerfile.
+    pub fn busybox(self, lines: &str) -> Row {
+        self.dockerfile(format!("FROM {BUSYBOX}\n{lines}\n"))
+    }
+
+    /// The same option twice: a line of the pool's section, and what it is to `docker run`.
+    pub fn option(mut self, toml: impl Into<String>, docker: &[&str]) -> Row {
+        self.pool.push(toml.into());
+        self.docker.extend(docker.iter().map(|&s| s.to_owned()));
+        self
+    }
+
+    pub fn user(self, user: &str) -> Row {
+        self.option(format!("user = \"{user}\""), &["--user", user])
+    }
+
+    pub fn workdir(self, path: &str) -> Row {
+        self.option(format!("workdir = \"{path}\""), &["--workdir", path])
+    }
+
+    /// `-e` of both commands: `NAME=value`, or a name alone.
+    pub fn env(mut self, entry: impl Into<String>) -> Row {
+        self.env.push(entry.into());
+        self
+    }
+
+    /// A variable of both commands' own environment.
+    pub fn outer(mut self, name: &'static str, value: impl Into<String>) -> Row {
+        self.outer.push((name, value.into()));
+        self
+    }
+
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Row {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    pub fn sh(self, script: &str) -> Row {
+        self.args(["sh", "-c", script])
+    }
+
+    pub fn probe(self, words: &str) -> Row {
+        self.args(["probe"]).args(words.split(' '))
+    }
+
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Row {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    pub fn code(mut self, code: u8) -> Row {
+        self.want = Want::Code(code);
+        self
+    }
+
+    /// What both have to print, for where two equal outputs could be equally wrong.
+    pub fn prints(mut self, stdout: impl Into<String>) -> Row {
+        self.prints = Some(stdout.into());
+        self
+    }
+
+    pub fn mask(mut self, mask: Mask) -> Row {
+        self.masks.push(mask);
+        self
+    }
+
+    /// Neither runs it, with the same exit code; our message contains `names`.
+    pub fn not_run(self, code: u8, names: &'static str) -> Row {
+        self.not_run_but(code, code, names)
+    }
+
+    /// Neither runs it, with two codes; the reason is to be said where this is called.
+    pub fn not_run_but(mut self, docker: u8, ours: u8, names: &'static str) -> Row {
+        self.want = Want::NotRun { docker, ours, names };
+        self
+    }
+
+    /// Where Docker's job prints `docker`, ours prints `ours`; the reason is to be said where this is called.
+    pub fn but(mut self, docker: impl Into<String>, ours: impl Into<String>) -> Row {
+        self.differences.push(Difference::Out(docker.into(), ours.into()));
+        self
+    }
+
+    /// On stderr, prewarm adds this; the reason is to be said where this is called.
+    pub fn note(mut self, line: &'static str) -> Row {
+        self.differences.push(Difference::Note(line));
+        self
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+/// What rows share.
+pub struct Bench<'a> {
+    /// For configurations.
+    pub directory: &'a Path,
+    images: Mutex<HashMap<String, Arc<OnceLock<Image>>>>,
+    /// Every stdout of prewarm's, in which ids of volumes may be.
+    pub seen: Mutex<Vec<String>>,
+}
+
+impl<'a> Bench<'a> {
+    pub fn new(directory: &'a Path) -> Bench<'a> {
+        Bench { directory, images: Mutex::default(), seen: Mutex::default() }
+    }
+
+    fn built(&self, dockerfile: &str) -> String {
+        let cell = Arc::clone(self.images.lock().unwrap().entry(dockerfile.into()).or_default());
+        cell.get_or_init(|| Image::build(dockerfile)).name().to_owned()
+    }
+
+    /// Runs the row both ways; an error is what is wrong, for people.
+    pub fn judge(&self, row: &Row) -> Result<(), String> {
+        let image = match &row.image {
+            Source::Ready(name) => name.clone(),
+            Source::Dockerfile(text) => self.built(text),
+        };
+        let docker = docker::run(&mut docker_run(row, &image), row.stdin.as_deref(), PATIENCE);
+        let ours = docker::run(&mut self.prewarm_run(row, &image), row.stdin.as_deref(), PATIENCE);
+        self.seen.lock().unwrap().push(ours.stdout.to_string());
+        compare(row, docker, ours)
+    }
+
+    fn prewarm_run(&self, row: &Row, image: &str) -> Command {
+        let worker = docker::unique("worker");
+        let config = self.directory.join(format!("{worker}.toml"));
+        let mut text = format!("[worker]\nname = \"{worker}\"\n\n[pool.p]\nimage = \"{image}\"\npull = \"never\"\n");
+        for line in &row.pool {
+            writeln!(text, "{line}").unwrap();
+        }
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_prewarm"));
+        command.arg("-c").arg(config).args(["run", "p"]);
+        command.args(row.env.iter().flat_map(|entry| ["-e", entry]));
+        command.args(row.stdin.iter().map(|_| "-i"));
+        if !row.args.is_empty() {
+            command.arg("--").args(&row.args);
+        }
+        command.envs(row.outer.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// The label of our `docker run` containers.
+pub fn label() -> String {
+    format!("prewarm-test.parity={}", docker::prefix())
+}
+
+fn docker_run(row: &Row, image: &str) -> Command {
+    // Without a log driver, since prewarm's containers have none and the daemon shall not keep 100 MiB.
+    let mut command = docker::docker(["run", "--rm", "--init", "--log-driver", "none", "--label", &label()]);
+    command.args(&row.docker);
+    command.args(row.env.iter().flat_map(|entry| ["-e", entry]));
+    command.args(row.stdin.iter().map(|_| "-i"));
+    command.arg(image).args(&row.args);
+    command.envs(row.outer.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+fn compare(row: &Row, docker: Done, ours: Done) -> Result<(), String> {
+    let mut wrong = String::new();
+    let codes = match row.want {
+        Want::Code(code) => (code, code),
+        Want::NotRun { docker, ours, .. } => (docker, ours),
+    };
+    for (who, wanted, done) in [("docker", codes.0, &docker), ("prewarm", codes.1, &ours)] {
+        if done.code != Some(wanted.into()) {
+            let code = done.code.map_or_else(|| "a signal".into(), |code| code.to_string());
+            writeln!(wrong, "{who} exits with {code}, not with {wanted}").unwrap();
+            if done.stderr.len > 0 {
+                writeln!(wrong, "{who}'s stderr: {}", done.stderr.to_string().trim_end()).unwrap();
+            }
+        }
+    }
+    if let Want::NotRun { names, .. } = row.want {
+        let said = ours.stderr.to_string();
+        if !said.starts_with("prewarm: ") || !said.contains(names) || said.lines().count() != 1 {
+            writeln!(wrong, "prewarm doesn't say '{names}' in one line: {said}").unwrap();
+        }
+        compare_stream(&mut wrong, "stdout", docker.stdout, ours.stdout);
+    } else {
+        let mask = |written| row.masks.iter().fold(written, |written, mask| masked(written, *mask));
+        let (mut expected, mut docker_err, out, err) =
+            (mask(docker.stdout), docker.stderr, mask(ours.stdout), ours.stderr);
+        for difference in &row.differences {
+            match difference {
+                Difference::Out(theirs, ours) => {
+                    if !expected.to_string().contains(theirs) {
+                        writeln!(wrong, "docker's job doesn't print {theirs:?} as it is said to").unwrap();
+                    }
+                    expected = replaced(expected, |text| text.replace(theirs, ours));
+                }
+                Difference::Note(line) => docker_err = replaced(docker_err, |text| format!("{text}{line}\n")),
+            }
+        }
+        if let Some(prints) = &row.prints
+            && out.bytes != prints.as_bytes()
+        {
+            writeln!(wrong, "it should print {prints:?}").unwrap();
+        }
+        compare_stream(&mut wrong, "stdout", expected, out);
+        compare_stream(&mut wrong, "stderr", docker_err, err);
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+fn masked(written: Written, mask: Mask) -> Written {
+    replaced(written, mask)
+}
+
+fn replaced(written: Written, edit: impl FnOnce(&str) -> String) -> Written {
+    assert!(written.is_all_here(), "too much to be edited");
+    Written::from(edit(&written.to_string()).into_bytes())
+}
+
+fn compare_stream(wrong: &mut String, name: &str, docker: Written, ours: Written) {
+    if docker == ours {
+        return;
+    }
+    writeln!(wrong, "{name} (- docker, {} bytes; + prewarm, {} bytes)", docker.len, ours.len).unwrap();
+    let (docker, ours) = (docker.to_string(), ours.to_string());
+    let (mut theirs, mut mine): (Vec<_>, Vec<_>) = (docker.split('\n').collect(), ours.split('\n').collect());
+    let same = theirs.iter().zip(&mine).take_while(|(a, b)| a == b).count();
+    theirs.drain(..same);
+    mine.drain(..same);
+    while theirs.last().is_some_and(|last| mine.last() == Some(last)) {
+        theirs.pop();
+        mine.pop();
+    }
+    if theirs.is_empty() && mine.is_empty() {
+        writeln!(wrong, "  (in what is beyond the first {} bytes, or not UTF-8)", Written::KEPT).unwrap();
+    }
+    for (sign, lines) in [('-', theirs), ('+', mine)] {
+        for line in lines.iter().take(30) {
+            writeln!(wrong, "  {sign} {}", line.escape_debug().take(300).collect::<String>()).unwrap();
+        }
+    }
+}
+
+// ---- Masks ----------------------------------------------------------------------------------------------
+
+/// The container's own name, which the engine makes up.
+pub fn hostname(text: &str) -> String {
+    edit_lines(text, |line| match line.strip_prefix("HOSTNAME=") {
+        Some(id) if id.len() == 12 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Some("HOSTNAME=(id)".into()),
+        _ => Some(line.into()),
+    })
+}
+
+/// Of `/proc/self/status`: process ids, memory, and how often it was interrupted. (`NSsid` is not masked by this.)
+pub fn process_ids_and_usage(text: &str) -> String {
+    const IDS: [&str; 6] = ["Tgid", "Pid", "PPid", "NStgid", "NSpid", "NSpgid"];
+    edit_lines(text, |line| {
+        let name = line.split(':').next()?;
+        let usage = name.starts_with("Vm") || name.starts_with("Rss") || name.ends_with("_ctxt_switches");
+        (!usage && !IDS.contains(&name)).then(|| line.into())
+    })
+}
+
+/// Of `/proc/mounts`: the directories of the container's root, and the one mount that brings either engine's init.
+pub fn roots_and_inits(text: &str) -> String {
+    edit_lines(text, |line| {
+        let mut words = line.split(' ');
+        let (_, at, kind) = (words.next()?, words.next()?, words.next()?);
+        match (at, kind) {
+            ("/sbin/docker-init" | "/.prewarm", _) => None,
+            ("/", _) => Some(format!("(root) {}", words.next()?.split(',').next()?)),
+            _ => Some(line.into()),
+        }
+    })
+}
+
+/// Ids of containers, volumes, pipes: 64 hexadecimal digits, or a number in brackets.
+pub fn ids(text: &str) -> String {
+    let mut masked = String::new();
+    for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
+        let end = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric()).len();
+        let (id, rest) = word.split_at(end);
+        let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())
+            || rest.starts_with(']') && !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        masked.push_str(if is_id { "(id)" } else { id });
+        masked.push_str(rest);
+    }
+    masked
+}
+
+fn edit_lines(text: &str, edit: impl Fn(&str) -> Option<String>) -> String {
+    text.split_inclusive('\n')
+        .filter_map(|line| match line.strip_suffix('\n') {
+            Some(line) => edit(line).map(|line| line + "\n"),
+            None => edit(line),
+        })
+        .collect()
+}
