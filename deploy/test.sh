@@ -86,7 +86,7 @@ nothing_left_behind() {
     # Containers are removed by the engine a moment after their worker ended.
     within 10 nothing_new_since "$RUN_DIR/present-before" || true
     left=$(new_since "$RUN_DIR/present-before")
-    pids=$(processes_with "PREWARM_WORK_OF=$RUN_DIR")
+    pids=$(processes_with "PREWARM_TEST_WORK_OF=$RUN_DIR")
     [[ -z $pids ]] || left+=$'\n'$(ps_lines "$pids")
     remove_init_volumes || left+=$'\n'"an init volume that is still in use"
     [[ -z $left ]] && return 0

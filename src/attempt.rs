@@ -10,10 +10,11 @@
 //! Knows no broker: what happens goes into a channel, whose capacity is the back-pressure. When the channel is full the
 //! container's stream is not read, so the job's pipes fill; deadlines are kept all the same.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::event::Stream;
@@ -33,7 +34,7 @@ pub const CHANNEL: usize = 16;
 #[derive(Debug)]
 pub enum Happening {
     /// The entrypoint is executing since then.
-    Started(Instant),
+    Started(std::time::Instant),
     /// It printed.
     Output(Stream, Bytes),
 }
@@ -118,7 +119,7 @@ pub async fn run(
                     let now = Instant::now();
                     course.started = Some(now);
                     if let Some(permit) = room.take() {
-                        permit.send(Happening::Started(now));
+                        permit.send(Happening::Started(now.into_std()));
                     }
                 }
                 (Ok(Frame::Output(stream, bytes)), Some(_)) => {
@@ -209,7 +210,7 @@ impl Feed {
 
 async fn until(at: Option<Instant>) {
     match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
+        Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }

@@ -48,8 +48,7 @@ pub fn environment(image: &Image, pool: &PoolConfig, job: &Env, traceparent: Opt
         env.inherit(name);
     }
     for (name, value) in &job.0 {
-        // The runtime takes an empty HOME for none, and looks it up in the image's /etc/passwd.
-        if name == "HOME" && value.is_empty() { env.inherit(name) } else { env.set(name, value) }
+        env.set(name, value);
     }
     if let Some(trace) = traceparent.filter(|_| !job.0.iter().any(|(name, _)| name == "TRACEPARENT")) {
         env.set("TRACEPARENT", trace);
@@ -164,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_can_set_path_and_traceparent_but_an_empty_home_is_none() {
+    fn a_job_can_set_path_home_and_traceparent() {
         let i = image(&[], &[], &["HOME=/h"]);
         let job = Env(vec![
             ("PATH".into(), "/x".into()),
@@ -174,7 +173,7 @@ mod tests {
         ]);
         assert_eq!(
             environment(&i, &PoolConfig::of_image("i"), &job, Some("00-…")),
-            ["PATH=/x", "HOSTNAME", "HOME", "TRACEPARENT=own", "EMPTY="]
+            ["PATH=/x", "HOSTNAME", "HOME=", "TRACEPARENT=own", "EMPTY="]
         );
     }
 

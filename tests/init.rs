@@ -483,8 +483,10 @@ fn executables_are_found_as_docker_finds_them() {
     assert_eq!(init.fail(&job(&["prog"]).env(&[&path])), (Step::Lookup, EACCES));
     // An empty element is the working directory, which is the job's own.
     let here = dir.join("c").display().to_string();
-    let out = init.run(&Job { cwd: &here, ..job(&["prog"]) }.env(&["PATH=/nowhere:"]));
-    assert_eq!(out.text(), "c ./prog\n");
+    for path in ["PATH=/nowhere:", "PATH="] {
+        let out = init.run(&Job { cwd: &here, ..job(&["prog"]) }.env(&[path]));
+        assert_eq!(out.text(), "c prog\n");
+    }
     let out = init.run(&Job { cwd: &here, ..job(&["./prog"]) });
     assert_eq!(out.text(), "c ./prog\n");
     // A text without #!: the shell reads it.

@@ -67,7 +67,7 @@ WORK_GROUP=
 work() {
     local status=0
     set -m
-    PREWARM_WORK_OF=${RUN_DIR:-$$} "$@" </dev/null &
+    PREWARM_TEST_WORK_OF=${RUN_DIR:-$$} "$@" </dev/null &
     WORK_GROUP=$!
     set +m
     wait "$WORK_GROUP" || status=$?
@@ -83,7 +83,7 @@ into() { "${@:2}" >"$1" 2>&1; }
 shown() {
     local file=$1 status=0 out tee
     shift
-    exec {out}> >(exec env -u PREWARM_WORK_OF tee "$file")
+    exec {out}> >(exec env -u PREWARM_TEST_WORK_OF tee "$file")
     tee=$!
     "$@" >&"$out" 2>&1 {out}>&- || status=$?
     exec {out}>&-

@@ -233,7 +233,7 @@ remove_everything() {
     stop_daemon containerd
     # The broker's data goes with it, so it need not close its books. This ends epmd and the containers' shims too.
     kill_all "$(processes_with "PREWARM_SERVER_OF=$RUN_DIR")"
-    kill_all "$(processes_with "PREWARM_WORK_OF=$RUN_DIR")"
+    kill_all "$(processes_with "PREWARM_TEST_WORK_OF=$RUN_DIR")"
     kill_all "$(processes_in_cgroup)"
     unmount_below "$RUN_DIR"
     within 5 remove_cgroups

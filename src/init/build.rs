@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 /// Init's sources, in this directory.
-const SOURCES: [&str; 7] = ["main.rs", "child.rs", "input.rs", "job.rs", "output.rs", "sys.rs", "wire.rs"];
+const SOURCES: [&str; 8] =
+    ["main.rs", "child.rs", "home.rs", "input.rs", "job.rs", "output.rs", "sys.rs", "wire.rs"];
 
 fn main() -> ExitCode {
     for source in SOURCES {

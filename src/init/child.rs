@@ -3,6 +3,7 @@
 use core::convert::Infallible;
 use core::ffi::CStr;
 
+use crate::home;
 use crate::sys::{self, Arg, Environment, Errno, Fd};
 use crate::wire::{Failed, StartHead, Step};
 
@@ -34,7 +35,8 @@ fn execute(
     sys::new_session().map_err(at(Step::Fork))?;
     match &ends.stdin {
         Some(pipe) => sys::place(pipe, 0),
-        None => sys::open(c"/dev/null").and_then(|null| sys::place(&null, 0)),
+        // To be written to as well, since that is how the runtime gives it to Docker's.
+        None => sys::open_both_ways(c"/dev/null").and_then(|null| sys::place(&null, 0)),
     }
     .and_then(|()| sys::place(&ends.stdout, 1))
     .and_then(|()| sys::place(&ends.stderr, 2))
@@ -56,7 +58,7 @@ fn execute(
         *place = sys::arg(argument);
     }
     let envp = sys::args(head.envc as usize + inherited.iter().count() + 1).map_err(at(Step::Memory))?;
-    let path = merge(envp, strings, inherited);
+    let path = merge(envp, strings, inherited).map_err(at(Step::Memory))?;
 
     let mut candidate = [0; PATH_MAX];
     let program = find(name, path, &mut candidate).map_err(at(Step::Lookup))?;
@@ -79,10 +81,16 @@ fn merge<'a>(
     envp: &mut [Arg<'a>],
     entries: impl Iterator<Item = &'a CStr> + Clone,
     inherited: Environment,
-) -> Option<&'a [u8]> {
+) -> sys::Result<Option<&'a [u8]>> {
+    // Looked up only for who asks for it.
+    let home = if entries.clone().any(|entry| entry == c"HOME=") { home::entry()? } else { c"HOME=" };
     let given = |name: &[u8]| inherited.iter().find(|variable| name_of(variable) == name);
     let explicit = entries.clone().filter_map(|entry| -> Option<&'a CStr> {
-        if entry.to_bytes().contains(&b'=') { Some(entry) } else { given(entry.to_bytes()) }
+        match entry.to_bytes() {
+            b"HOME=" => Some(home),
+            name if !name.contains(&b'=') => given(name),
+            _ => Some(entry),
+        }
     });
     let named = |variable: &CStr| entries.clone().any(|entry| name_of(entry) == name_of(variable));
     let rest = inherited.iter().filter(|variable| !named(variable));
@@ -91,7 +99,7 @@ fn merge<'a>(
         *place = sys::arg(variable);
         path = path.or_else(|| variable.to_bytes().strip_prefix(b"PATH="));
     }
-    path
+    Ok(path)
 }
 
 fn name_of(variable: &CStr) -> &[u8] {
@@ -102,8 +110,8 @@ fn name_of(variable: &CStr) -> &[u8] {
 /// The kernel's limit for a path, its NUL included.
 const PATH_MAX: usize = 4096;
 
-/// The file that `name` stands for, as runc finds it (Go's `exec.LookPath`), with one difference: if there was nothing
-/// but a file that may not be executed, that is what is reported, as execvp(3) under `docker run --init` does.
+/// The file that `name` stands for, as execvp(3) finds it under `docker run --init`: if there was nothing but a file
+/// that may not be executed, that is what is reported.
 fn find<'a>(name: &'a CStr, path: Option<&[u8]>, candidate: &'a mut [u8; PATH_MAX]) -> sys::Result<&'a CStr> {
     if name.to_bytes().contains(&b'/') {
         return match check(name) {
@@ -114,11 +122,10 @@ fn find<'a>(name: &'a CStr, path: Option<&[u8]>, candidate: &'a mut [u8; PATH_MA
         };
     }
     let mut errno = Errno::NOENT;
-    let directories = path.unwrap_or_default();
-    if !name.is_empty() && !directories.is_empty() {
+    if let (Some(directories), false) = (path, name.is_empty()) {
         for directory in directories.split(|b| *b == b':') {
-            let directory = if directory.is_empty() { b"." } else { directory };
-            let slash: &[u8] = if directory.ends_with(b"/") { b"" } else { b"/" };
+            // An empty one is the working directory, and a script is told the name that it was found by.
+            let slash: &[u8] = if directory.is_empty() { b"" } else { b"/" };
             let Some(found) = join(candidate, [directory, slash, name.to_bytes_with_nul()]) else { continue };
             match check(found) {
                 Ok(()) => return CStr::from_bytes_until_nul(candidate).map_err(|_| Errno::NOENT),

@@ -24,6 +24,7 @@
 #![deny(unsafe_code)]
 
 mod child;
+mod home;
 mod input;
 mod job;
 mod output;

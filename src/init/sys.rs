@@ -128,7 +128,8 @@ numbers! {
     MUNMAP 11 215        RT_SIGACTION 13 134  RT_SIGPROCMASK 14 135
     IOCTL 16 29          PREAD64 17 67        GETPID 39 172        CLONE 56 220
     EXECVE 59 221        WAIT4 61 260         KILL 62 129          FCNTL 72 25
-    CHDIR 80 49          UMASK 95 166         SETSID 112 157       CAPGET 125 90
+    CHDIR 80 49          UMASK 95 166         GETUID 102 174       SETSID 112 157
+    CAPGET 125 90
     PRCTL 157 167        CLOCK_GETTIME 228 113
     EXIT_GROUP 231 94    OPENAT 257 56        NEWFSTATAT 262 79    FACCESSAT 269 48
     PPOLL 271 73         SIGNALFD4 289 74     DUP3 292 24          PIPE2 293 59
@@ -222,8 +223,18 @@ fn again(mut f: impl FnMut() -> Result<usize>) -> Result<usize> {
 
 /// Opens for reading.
 pub fn open(path: &CStr) -> Result<Fd> {
+    open_as(path, 0)
+}
+
+/// Opens for reading and writing.
+pub fn open_both_ways(path: &CStr) -> Result<Fd> {
+    const O_RDWR: usize = 2;
+    open_as(path, O_RDWR)
+}
+
+fn open_as(path: &CStr, flags: usize) -> Result<Fd> {
     // SAFETY: the kernel only reads.
-    unsafe { call(OPENAT, [AT_FDCWD, path.as_ptr() as usize, O_CLOEXEC, 0]) }.map(|n| Fd(n as i32))
+    unsafe { call(OPENAT, [AT_FDCWD, path.as_ptr() as usize, flags | O_CLOEXEC, 0]) }.map(|n| Fd(n as i32))
 }
 
 /// A pipe of the default capacity, both ends blocking: (read end, write end).
@@ -450,6 +461,12 @@ pub fn is_first_process() -> bool {
     pid == Ok(1)
 }
 
+/// The user that this process runs as.
+pub fn user() -> usize {
+    // SAFETY: no memory involved.
+    unsafe { call(GETUID, []) }.unwrap_or(0)
+}
+
 /// Whether this process may send signals to any process of its container.
 pub fn may_kill_anyone() -> bool {
     const CAP_KILL: u32 = 5;
@@ -590,6 +607,13 @@ impl Mapping {
         // SAFETY: a new mapping, at an address of the kernel's choice. It refuses a length of 0.
         let at = unsafe { call(MMAP, [0, len.max(1), PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, no_file, 0]) }?;
         Ok(Mapping { at: at as *mut u8, len })
+    }
+
+    /// Keeps it for as long as the process lives.
+    pub fn leak(self) -> &'static mut [u8] {
+        let mut kept = core::mem::ManuallyDrop::new(self);
+        // SAFETY: ours alone, as in `deref_mut`, and never unmapped from here on.
+        unsafe { core::slice::from_raw_parts_mut(kept.as_mut_ptr(), kept.len) }
     }
 }
 

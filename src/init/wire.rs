@@ -125,7 +125,8 @@ pub const fn parse_header(h: [u8; HEADER]) -> Result<(Kind, usize), Malformed> {
 /// The fixed head of a START payload. After it come NUL-terminated strings: the working directory (empty:
 /// stay in init's own, which is the image's), then `argc` arguments, then `envc` environment entries.
 ///
-/// An entry `NAME=value` sets a variable. An entry without `=` takes the variable of that name from
+/// An entry `NAME=value` sets a variable; `HOME=` alone, as for the runtime, means the directory that the image's
+/// `/etc/passwd` has for the user. An entry without `=` takes the variable of that name from
 /// init's own environment (what the engine gave the container), if it has it. Variables of init's own
 /// environment that no entry names follow at the end, in their order. So the worker decides the order,
 /// which Docker's rules define, without having to know values that only the engine knows (HOSTNAME, HOME).

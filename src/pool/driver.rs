@@ -29,8 +29,8 @@ pub(crate) enum Command {
     Ready { slot: SlotId, container: ContainerId, handoff: oneshot::Sender<Grant>, after: Duration },
     /// A container could not be made ready; it may exist.
     Failed { slot: SlotId, container: Option<ContainerId>, error: String },
-    /// An idle container ended.
-    Died(SlotId),
+    /// An idle container ended, perhaps after it was granted and before it was handed over.
+    Died { slot: SlotId, grant: Option<Grant> },
     /// A lease ended.
     Released(SlotId, Reason),
     /// A container is gone.
@@ -43,6 +43,7 @@ pub(crate) enum Command {
 
 /// To whom an idle container is handed over.
 pub(crate) struct Grant {
+    pub waiter: WaiterId,
     pub reply: oneshot::Sender<Lease>,
     pub kind: LeaseKind,
 }
@@ -122,7 +123,7 @@ pub fn start(
     };
     for index in 0..driver.pools.len() {
         let target = driver.pools[index].recipe.config.idle.max;
-        driver.slots.set_target(PoolIndex(index), target, Instant::now(), &mut driver.actions);
+        driver.slots.set_target(PoolIndex(index), target, now(), &mut driver.actions);
     }
     tokio::spawn(driver.run(inbox));
     Pools { entries: Arc::new(entries), commands, waiters: Arc::new(AtomicU64::new(0)) }
@@ -139,7 +140,7 @@ impl Driver {
                     // Not reached: the driver holds a sender for the tasks that it starts.
                     None => return,
                 },
-                () = sleep_until(tick) => self.slots.tick(Instant::now(), &mut self.actions),
+                () = sleep_until(tick) => self.slots.tick(now(), &mut self.actions),
             }
             self.act();
             if self.slots.is_empty() && self.drained.is_some() {
@@ -150,7 +151,7 @@ impl Driver {
     }
 
     fn take(&mut self, command: Command) {
-        let now = Instant::now();
+        let now = now();
         let out = &mut self.actions;
         match command {
             Command::Lease { pool, waiter, reply } => {
@@ -175,7 +176,8 @@ impl Driver {
                 let delay = self.failed(slot.pool, error);
                 self.slots.failed(slot, now + delay, now, &mut self.actions);
             }
-            Command::Died(slot) => self.slots.died(slot, None, now, out),
+            Command::Died { slot, grant: None } => self.slots.died(slot, None, now, out),
+            Command::Died { slot, grant: Some(grant) } => self.take_back(slot, grant),
             Command::Released(slot, reason) => self.slots.released(slot, reason, now, out),
             Command::Gone(slot) => {
                 self.held.remove(&slot);
@@ -206,28 +208,36 @@ impl Driver {
                 Action::Remove(slot, reason) => self.remove(slot, reason),
             }
         }
-        if next > 0 {
-            self.actions.clear();
-            self.publish_counts();
-        }
+        self.actions.clear();
+        // Even if there was nothing to do: a container that became ready, or is gone, counts elsewhere now.
+        self.publish_counts();
     }
 
     fn grant(&mut self, slot: SlotId, waiter: WaiterId) {
         let Some(Waiting { reply, kind }) = self.waiting.remove(&waiter) else {
             // Gone in the meantime; the container was handed to nobody, but is no longer counted as idle.
-            self.slots.released(slot, Reason::Doubt, Instant::now(), &mut self.actions);
+            self.slots.released(slot, Reason::Doubt, now(), &mut self.actions);
             return;
         };
         let handoff = self.held.get_mut(&slot).and_then(|h| h.handoff.take());
         let refused = match handoff {
-            Some(handoff) => handoff.send(Grant { reply, kind }).err(),
-            None => Some(Grant { reply, kind }),
+            Some(handoff) => handoff.send(Grant { waiter, reply, kind }).err(),
+            None => Some(Grant { waiter, reply, kind }),
         };
-        if let Some(Grant { reply, .. }) = refused {
+        if let Some(grant) = refused {
             // Its task has ended: it died, and said so in a command that is still on its way.
-            self.waiting.insert(waiter, Waiting { reply, kind: LeaseKind::Miss });
-            self.slots.died(slot, Some(waiter), Instant::now(), &mut self.actions);
+            self.take_back(slot, grant);
         }
+    }
+
+    /// A container was granted and turned out to be dead: whoever was to get it waits again, first in line.
+    fn take_back(&mut self, slot: SlotId, Grant { waiter, reply, .. }: Grant) {
+        if reply.is_closed() {
+            self.slots.died(slot, None, now(), &mut self.actions);
+            return;
+        }
+        self.waiting.insert(waiter, Waiting { reply, kind: LeaseKind::Miss });
+        self.slots.died(slot, Some(waiter), now(), &mut self.actions);
     }
 
     fn remove(&mut self, slot: SlotId, reason: Reason) {
@@ -302,6 +312,11 @@ impl Driver {
         };
         self.pools.iter().enumerate().map(status).collect()
     }
+}
+
+/// The runtime's clock, which tests can move.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 async fn sleep_until(at: Option<Instant>) {

@@ -109,7 +109,7 @@ pub(super) async fn keep(recipe: Arc<Recipe>, slot: SlotId, commands: mpsc::Unbo
             return;
         }
     };
-    let (handoff, granted) = oneshot::channel();
+    let (handoff, mut granted) = oneshot::channel();
     let ready = Command::Ready { slot, container: link.container().clone(), handoff, after: begun.elapsed() };
     if commands.send(ready).is_err() {
         return;
@@ -119,11 +119,13 @@ pub(super) async fn keep(recipe: Arc<Recipe>, slot: SlotId, commands: mpsc::Unbo
         biased;
         said = link.recv() => {
             tracing::debug!(container = %link.container(), ?said, "an idle container ended");
-            let _ = commands.send(Command::Died(slot));
+            // Granted in this very moment: whoever waits gets another.
+            granted.close();
+            let _ = commands.send(Command::Died { slot, grant: granted.try_recv().ok() });
         }
-        grant = granted => {
+        grant = &mut granted => {
             // The driver has dropped its end: the container is to be removed.
-            let Ok(Grant { reply, kind }) = grant else { return };
+            let Ok(Grant { reply, kind, .. }) = grant else { return };
             let ticket = Ticket { slot, reason: Reason::Doubt, commands };
             let lease = Lease { link, image, kind, waited: Duration::ZERO, ticket };
             // Nobody there any more: the lease comes back and is dropped, which retires the container.

@@ -1,0 +1,308 @@
+//! A scripted engine: containers are tasks that speak init's protocol, and any request can be made to fail or hang.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream;
+use prewarm::config::Pull;
+use prewarm::engine::{
+    Attached, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Fault, Image,
+    Listed, Op,
+};
+use prewarm::init::wire::{self, End, Exited, HEADER, Kind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is done.
+    Done,
+    /// It is refused, and not done.
+    Refused,
+    /// It is done, and the answer is an error all the same.
+    DoneButFailed,
+    /// No answer ever comes.
+    Never,
+}
+
+/// How a container's init behaves once it is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// READY; each START is answered with STARTED, its own name on stdout, EXITED 0.
+    Obliging,
+    /// READY; a START is answered with STARTED, and no signal but SIGKILL ends the job.
+    Stubborn,
+    /// READY; a START is answered with STARTED; nothing ends the job.
+    Deaf,
+    /// READY; ends as soon as it reads a START.
+    DiesAtStart,
+    /// Ends instead of saying READY.
+    DiesBeforeReady,
+    /// Says nothing.
+    Mute,
+}
+
+#[derive(Default)]
+struct World {
+    containers: BTreeMap<ContainerId, Container>,
+    next: u64,
+    fates: HashMap<Op, VecDeque<Fate>>,
+    requests: Vec<Op>,
+    most: usize,
+}
+
+struct Container {
+    labels: BTreeMap<String, String>,
+    state: ContainerState,
+    init: Init,
+    stdio: Option<(DuplexStream, DuplexStream)>,
+    task: Option<AbortHandle>,
+}
+
+/// The scripted engine.
+#[derive(Clone)]
+pub struct Fake {
+    world: Arc<Mutex<World>>,
+    init: Arc<Mutex<Init>>,
+    changed: Arc<Notify>,
+    hold: watch::Sender<bool>,
+}
+
+impl Fake {
+    pub fn new() -> Fake {
+        Fake {
+            world: Arc::default(),
+            init: Arc::new(Mutex::new(Init::Obliging)),
+            changed: Arc::default(),
+            hold: watch::Sender::new(false),
+        }
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// How containers that are created from now on behave.
+    pub fn behave(&self, init: Init) {
+        *self.init.lock().unwrap() = init;
+    }
+
+    /// What happens to the next requests of this kind, one after the other.
+    pub fn script(&self, op: Op, fates: impl IntoIterator<Item = Fate>) {
+        self.world().fates.entry(op).or_default().extend(fates);
+    }
+
+    /// Holds back every start from now on, or lets them all go.
+    pub fn hold_starts(&self, hold: bool) {
+        self.hold.send_replace(hold);
+    }
+
+    /// How often this was asked.
+    pub fn asked(&self, op: Op) -> usize {
+        self.world().requests.iter().filter(|o| **o == op).count()
+    }
+
+    /// Every container that exists now.
+    pub fn containers(&self) -> Vec<ContainerId> {
+        self.world().containers.keys().cloned().collect()
+    }
+
+    /// The most that ever existed at once.
+    pub fn most(&self) -> usize {
+        self.world().most
+    }
+
+    /// Ends a container's init, as `docker kill` would.
+    pub fn kill(&self, id: &ContainerId) {
+        if let Some(task) = self.world().containers.get(id).and_then(|c| c.task.clone()) {
+            task.abort();
+        }
+    }
+
+    /// Puts a container there that no worker of this test made.
+    pub fn leave_behind(&self, labels: &[(&str, &str)], state: ContainerState) -> ContainerId {
+        let mut world = self.world();
+        world.next += 1;
+        let id = ContainerId::new(&format!("left-{}", world.next));
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let left = Container { labels, state, init: Init::Mute, stdio: None, task: None };
+        world.containers.insert(id.clone(), left);
+        id
+    }
+
+    /// Waits until this many containers exist.
+    pub async fn until_containers(&self, n: usize) {
+        loop {
+            let changed = self.changed.notified();
+            if self.world().containers.len() == n {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    async fn fate(&self, op: Op) -> Result<Fate, EngineError> {
+        let fate = {
+            let mut world = self.world();
+            world.requests.push(op);
+            world.fates.get_mut(&op).and_then(VecDeque::pop_front).unwrap_or(Fate::Done)
+        };
+        match fate {
+            Fate::Never => std::future::pending().await,
+            Fate::Refused => Err(refused(op)),
+            Fate::Done | Fate::DoneButFailed => Ok(fate),
+        }
+    }
+}
+
+fn refused(op: Op) -> EngineError {
+    EngineError { op, subject: "fake".into(), fault: Fault::Refused("as scripted".into()) }
+}
+
+fn answer<T>(fate: Fate, op: Op, value: T) -> Result<T, EngineError> {
+    if fate == Fate::DoneButFailed { Err(refused(op)) } else { Ok(value) }
+}
+
+#[async_trait]
+impl Engine for Fake {
+    async fn info(&self) -> Result<EngineInfo, EngineError> {
+        let fate = self.fate(Op::Info).await?;
+        let info =
+            EngineInfo { version: "fake".into(), architecture: "x86_64".into(), cpus: 2, memory: 1 << 30 };
+        answer(fate, Op::Info, info)
+    }
+
+    async fn image(&self, name: &str, _: Pull) -> Result<Image, EngineError> {
+        let fate = self.fate(Op::Inspect).await?;
+        answer(fate, Op::Inspect, Image { name: name.into(), id: "sha256:fake".into(), ..Image::default() })
+    }
+
+    async fn install_init(&self, _: &Image) -> Result<String, EngineError> {
+        let fate = self.fate(Op::InstallInit).await?;
+        answer(fate, Op::InstallInit, "prewarm-init-fake".into())
+    }
+
+    async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
+        let fate = self.fate(Op::Create).await?;
+        let id = {
+            let mut world = self.world();
+            world.next += 1;
+            let id = ContainerId::new(&format!("container-{}", world.next));
+            let made = Container {
+                labels: spec.labels.clone(),
+                state: ContainerState::Created,
+                init: *self.init.lock().unwrap(),
+                stdio: None,
+                task: None,
+            };
+            world.containers.insert(id.clone(), made);
+            world.most = world.most.max(world.containers.len());
+            id
+        };
+        self.changed.notify_waiters();
+        answer(fate, Op::Create, id)
+    }
+
+    async fn attach(&self, id: &ContainerId) -> Result<Attached, EngineError> {
+        let fate = self.fate(Op::Attach).await?;
+        let (input, stdin) = tokio::io::duplex(1 << 20);
+        let (stdout, output) = tokio::io::duplex(1 << 20);
+        self.world().containers.get_mut(id).unwrap().stdio = Some((stdin, stdout));
+        let output = stream::unfold(output, |mut output| async move {
+            let mut buffer = vec![0; 4096];
+            match output.read(&mut buffer).await {
+                Ok(0) | Err(_) => None,
+                Ok(n) => Some((Ok(Bytes::copy_from_slice(&buffer[..n])), output)),
+            }
+        });
+        answer(fate, Op::Attach, Attached { input: Box::pin(input), output: Box::pin(output) })
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let fate = self.fate(Op::Start).await?;
+        let _ = self.hold.subscribe().wait_for(|held| !*held).await;
+        let mut world = self.world();
+        let container = world.containers.get_mut(id).unwrap();
+        let (stdin, stdout) = container.stdio.take().unwrap();
+        container.state = ContainerState::Running;
+        container.task =
+            Some(tokio::spawn(run_init(container.init, id.clone(), stdin, stdout)).abort_handle());
+        answer(fate, Op::Start, ())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let fate = self.fate(Op::Remove).await?;
+        if let Some(container) = self.world().containers.remove(id) {
+            if let Some(task) = container.task {
+                task.abort();
+            }
+        }
+        self.changed.notify_waiters();
+        answer(fate, Op::Remove, ())
+    }
+
+    async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<Listed>, EngineError> {
+        let fate = self.fate(Op::List).await?;
+        let world = self.world();
+        let carries = |c: &Container| c.labels.get(label).is_some_and(|v| value.is_none_or(|w| v == w));
+        let listed = world.containers.iter().filter(|(_, c)| carries(c)).map(|(id, c)| Listed {
+            id: id.clone(),
+            labels: c.labels.clone(),
+            state: c.state,
+            created: 0,
+        });
+        let listed = listed.collect();
+        answer(fate, Op::List, listed)
+    }
+}
+
+async fn run_init(
+    init: Init,
+    id: ContainerId,
+    mut stdin: DuplexStream,
+    mut stdout: DuplexStream,
+) -> Option<()> {
+    match init {
+        Init::DiesBeforeReady => return None,
+        Init::Mute => std::future::pending().await,
+        Init::Obliging | Init::Stubborn | Init::Deaf | Init::DiesAtStart => {}
+    }
+    send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?;
+    loop {
+        let (kind, payload) = receive(&mut stdin).await?;
+        match (kind, init) {
+            (Kind::Start, Init::DiesAtStart) => return None,
+            (Kind::Start, Init::Obliging) => {
+                send(&mut stdout, Kind::Started, &[]).await?;
+                send(&mut stdout, Kind::Stdout, id.as_str().as_bytes()).await?;
+                exited(&mut stdout, End::Code(0)).await?;
+            }
+            (Kind::Start, _) => send(&mut stdout, Kind::Started, &[]).await?,
+            (Kind::Signal, Init::Stubborn) if payload[0] == 9 => exited(&mut stdout, End::Signal(9)).await?,
+            _ => {}
+        }
+    }
+}
+
+async fn receive(stdin: &mut DuplexStream) -> Option<(Kind, Vec<u8>)> {
+    let mut header = [0; HEADER];
+    stdin.read_exact(&mut header).await.ok()?;
+    let (kind, len) = wire::parse_header(header).unwrap();
+    let mut payload = vec![0; len];
+    stdin.read_exact(&mut payload).await.ok()?;
+    Some((kind, payload))
+}
+
+async fn send(stdout: &mut DuplexStream, kind: Kind, payload: &[u8]) -> Option<()> {
+    stdout.write_all(&wire::header(kind, payload.len())).await.ok()?;
+    stdout.write_all(payload).await.ok()
+}
+
+async fn exited(stdout: &mut DuplexStream, end: End) -> Option<()> {
+    let exited = Exited { end, left_behind: false, oom_kills: 0, cpu_us: 0, max_rss: 0 };
+    send(stdout, Kind::Exited, &exited.encode()).await
+}

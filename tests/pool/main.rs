@@ -1,0 +1,404 @@
+//! Pools, leases and attempts over a scripted engine, for what the real one can't be brought to do on demand. Time
+//! is paused: it goes on only when everybody waits, so nothing here depends on the machine.
+
+mod fake;
+
+use std::collections::{BTreeMap, HashSet};
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use fake::{Fake, Fate, Init};
+use prewarm::attempt::{self, AttemptError, Ended, Happening, Plan, Stopped};
+use prewarm::config::{IdleConfig, PoolConfig};
+use prewarm::contract::PoolName;
+use prewarm::contract::event::LeaseKind;
+use prewarm::engine::link::{self, Stdin};
+use prewarm::engine::{ContainerState, Engine, Op, WORKER_LABEL};
+use prewarm::init::wire::End;
+use prewarm::metrics::Metrics;
+use prewarm::pool::sweep::Sweep;
+use prewarm::pool::{Lease, LeaseError, PoolStatus, Pools, driver};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn name() -> PoolName {
+    PoolName::new("p").unwrap()
+}
+
+fn pools(fake: &Fake, idle: usize, concurrency: usize) -> Pools {
+    let mut config = PoolConfig::of_image("image");
+    config.idle = IdleConfig { min: idle, max: idle, hit_target: 0.99 };
+    config.concurrency = concurrency;
+    driver::start(Arc::new(fake.clone()), "w", &BTreeMap::from([(name(), config)]), 3, &Metrics::new())
+}
+
+async fn until(pools: &Pools, what: &str, reached: impl Fn(&PoolStatus) -> bool) -> PoolStatus {
+    for _ in 0..100_000 {
+        let status = pools.status().await.remove(0);
+        if reached(&status) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("not reached: {what}; {:?}", pools.status().await);
+}
+
+async fn idle(pools: &Pools, n: usize) {
+    until(pools, "idle", |s| s.idle == n && s.starting == 0 && s.removing == 0).await;
+}
+
+async fn close(pools: &Pools, fake: &Fake) {
+    tokio::time::timeout(10 * MINUTE, pools.close()).await.expect("the pools close");
+    assert_eq!(fake.containers(), [], "nothing is left");
+}
+
+fn plan() -> Plan {
+    Plan {
+        start: link::start_frame(&["x".into()], &[], Stdin::Null).unwrap(),
+        stdin: None,
+        timeout: MINUTE,
+        stop_signal: 15,
+        stop_grace: Duration::from_secs(5),
+    }
+}
+
+async fn run(lease: Lease, stop: &CancellationToken) -> (Result<Ended, AttemptError>, Vec<u8>) {
+    let (happen, mut happenings) = mpsc::channel(attempt::CHANNEL);
+    let follow = async {
+        let mut printed = Vec::new();
+        while let Some(happening) = happenings.recv().await {
+            if let Happening::Output(_, bytes) = happening {
+                printed.extend_from_slice(&Bytes::clone(&bytes));
+            }
+        }
+        printed
+    };
+    tokio::join!(attempt::run(lease, plan(), stop, happen), follow)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_serves_once_and_is_replaced() {
+    let fake = Fake::new();
+    let pools = pools(&fake, 2, 1);
+    idle(&pools, 2).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    assert_eq!(lease.kind, LeaseKind::Hit);
+    let container = lease.container().clone();
+    let (ended, printed) = run(lease, &CancellationToken::new()).await;
+    assert_eq!(ended.unwrap().exited.unwrap().end, End::Code(0));
+    assert_eq!(printed, container.as_str().as_bytes());
+    idle(&pools, 2).await;
+    assert!(!fake.containers().contains(&container));
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_container_that_dies_is_replaced_before_anyone_leases_it() {
+    let fake = Fake::new();
+    let pools = pools(&fake, 2, 1);
+    idle(&pools, 2).await;
+    let victims = fake.containers();
+    victims.iter().for_each(|v| fake.kill(v));
+    until(&pools, "replaced", |s| s.idle == 2 && s.removing == 0 && fake.containers() != victims).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    assert!(!victims.contains(lease.container()));
+    drop(lease);
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_dies_in_the_moment_of_its_lease_costs_the_job_only_time() {
+    let fake = Fake::new();
+    let pools = pools(&fake, 2, 2);
+    idle(&pools, 2).await;
+    // Killed and leased at once, before the driver can have heard of it.
+    fake.containers().iter().for_each(|v| fake.kill(v));
+    let ended = loop {
+        let lease = pools.lease(&name(), MINUTE).await.unwrap();
+        match run(lease, &CancellationToken::new()).await.0 {
+            // What the worker takes another container for.
+            Err(AttemptError::LostEarly(_)) => {}
+            ended => break ended,
+        }
+    };
+    assert_eq!(ended.unwrap().exited.unwrap().end, End::Code(0));
+    idle(&pools, 2).await;
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_lost_before_it_executes_is_told_from_one_lost_later() {
+    let fake = Fake::new();
+    fake.behave(Init::DiesAtStart);
+    let pools = pools(&fake, 1, 1);
+    idle(&pools, 1).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    assert!(matches!(run(lease, &CancellationToken::new()).await.0, Err(AttemptError::LostEarly(_))));
+
+    fake.behave(Init::Deaf);
+    until(&pools, "replaced", |s| s.idle == 1 && s.leased == 0).await;
+    // That one was still of the old kind; the next is not.
+    drop(pools.lease(&name(), MINUTE).await.unwrap());
+    idle(&pools, 1).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    let container = lease.container().clone();
+    let killer = fake.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        killer.kill(&container);
+    });
+    assert!(matches!(run(lease, &CancellationToken::new()).await.0, Err(AttemptError::Lost(_))));
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_past_its_timeout_is_stopped_then_killed_then_given_up() {
+    for (init, ends_after, known) in [(Init::Stubborn, 65, true), (Init::Deaf, 75, false)] {
+        let fake = Fake::new();
+        fake.behave(init);
+        let pools = pools(&fake, 1, 1);
+        idle(&pools, 1).await;
+        let lease = pools.lease(&name(), MINUTE).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let ended = run(lease, &CancellationToken::new()).await.0.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), ends_after, "{init:?}");
+        assert_eq!(ended.stopped, Some(Stopped::Timeout));
+        assert_eq!(ended.exited.map(|e| e.end), known.then_some(End::Signal(9)));
+        close(&pools, &fake).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_are_kept_though_nobody_takes_the_output() {
+    let fake = Fake::new();
+    fake.behave(Init::Stubborn);
+    let pools = pools(&fake, 1, 1);
+    idle(&pools, 1).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    let (happen, mut happenings) = mpsc::channel(1);
+    let stop = CancellationToken::new();
+    let attempt = tokio::spawn(async move { attempt::run(lease, plan(), &stop, happen).await });
+    // STARTED fills the channel, so EXITED can't be taken from the stream: the attempt ends without it.
+    let ended = attempt.await.unwrap().unwrap();
+    assert_eq!((ended.stopped, ended.exited), (Some(Stopped::Timeout), None));
+    assert!(matches!(happenings.recv().await, Some(Happening::Started(_))));
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_is_served_in_order_and_who_leaves_is_not() {
+    let fake = Fake::new();
+    fake.hold_starts(true);
+    let pools = pools(&fake, 0, 3);
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        let p = pools.clone();
+        waiting.push(tokio::spawn(async move {
+            p.lease(&name(), MINUTE).await.map(|l| (tokio::time::Instant::now(), l))
+        }));
+        until(&pools, "in line", |s| s.waiting == waiting.len()).await;
+    }
+    assert_eq!(fake.asked(Op::Create), 3, "one creation for each, and no more");
+    waiting.remove(1).abort();
+    until(&pools, "left", |s| s.waiting == 2).await;
+    fake.hold_starts(false);
+    for lease in waiting {
+        assert_eq!(lease.await.unwrap().unwrap().1.kind, LeaseKind::Miss);
+    }
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_times_out_says_why() {
+    let fake = Fake::new();
+    fake.script(Op::Create, [Fate::Refused; 100]);
+    let pools = pools(&fake, 1, 1);
+    let error = pools.lease(&name(), Duration::from_secs(20)).await.err().unwrap();
+    assert!(error.to_string().contains("the last failure: engine: create fake: as scripted"), "{error}");
+    let other = PoolName::new("other").unwrap();
+    assert_eq!(pools.lease(&other, MINUTE).await.err(), Some(LeaseError::Unknown(other)));
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_image_is_no_hot_loop_and_recovers() {
+    let fake = Fake::new();
+    fake.behave(Init::DiesBeforeReady);
+    let pools = pools(&fake, 4, 1);
+    tokio::time::sleep(10 * MINUTE).await;
+    let tries = fake.asked(Op::Create);
+    assert!((10..60).contains(&tries), "{tries} tries in ten minutes");
+    assert!(fake.most() <= 4, "{}", fake.most());
+    assert!(!*pools.able(&name()).unwrap().borrow());
+    fake.behave(Init::Obliging);
+    idle(&pools, 4).await;
+    assert!(*pools.able(&name()).unwrap().borrow());
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_never_says_ready_is_never_leased() {
+    let fake = Fake::new();
+    fake.behave(Init::Mute);
+    let pools = pools(&fake, 1, 1);
+    assert!(pools.lease(&name(), Duration::from_secs(25)).await.is_err());
+    fake.behave(Init::Obliging);
+    assert!(pools.lease(&name(), 10 * MINUTE).await.is_ok());
+    close(&pools, &fake).await;
+}
+
+/// Every request of a container's making, with every fate: nothing leaks, nothing is counted twice.
+#[tokio::test(start_paused = true)]
+async fn whatever_a_request_comes_to_nothing_leaks() {
+    for op in [Op::Info, Op::Inspect, Op::InstallInit, Op::Create, Op::Attach, Op::Start, Op::Remove] {
+        for fate in [Fate::Refused, Fate::DoneButFailed] {
+            let fake = Fake::new();
+            fake.script(op, [fate, Fate::Done, fate]);
+            let pools = pools(&fake, 2, 2);
+            idle(&pools, 2).await;
+            for _ in 0..3 {
+                let lease = pools.lease(&name(), MINUTE).await.unwrap();
+                assert!(run(lease, &CancellationToken::new()).await.0.is_ok(), "{op:?} {fate:?}");
+            }
+            idle(&pools, 2).await;
+            // What a failed create made is found by the sweep, as it is not known by anybody.
+            let known = pools.status().await.remove(0);
+            let unknown = fake.containers().len() - known.idle;
+            let expected = if (op, fate) == (Op::Create, Fate::DoneButFailed) { 2 } else { 0 };
+            assert_eq!(unknown, expected, "{op:?} {fate:?}");
+            let mut sweep = Sweep::default();
+            assert_eq!(sweep.once(&fake, "w").await.unwrap(), 0);
+            assert_eq!(sweep.once(&fake, "w").await.unwrap(), expected);
+            close(&pools, &fake).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_never_returns_holds_up_one_container_only() {
+    let fake = Fake::new();
+    fake.script(Op::Create, [Fate::Never]);
+    let pools = pools(&fake, 2, 2);
+    until(&pools, "the others", |s| s.idle == 2 || (s.idle == 1 && s.starting == 1)).await;
+    for _ in 0..5 {
+        let lease = pools.lease(&name(), MINUTE).await.unwrap();
+        assert!(run(lease, &CancellationToken::new()).await.0.is_ok());
+    }
+}
+
+/// Callers that vanish at every possible moment of a lease.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_leaves_nothing_behind() {
+    let fake = Fake::new();
+    let pools = pools(&fake, 1, 2);
+    idle(&pools, 1).await;
+    for polls in 0..12 {
+        let name = name();
+        let mut lease = Box::pin(pools.lease(&name, MINUTE));
+        for _ in 0..polls {
+            if poll_fn(|cx| Poll::Ready(lease.as_mut().poll(cx).is_ready())).await {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(lease);
+        idle(&pools, 1).await;
+    }
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_container_is_leased_twice() {
+    let fake = Fake::new();
+    let pools = pools(&fake, 8, 32);
+    let mut jobs = Vec::new();
+    for _ in 0..32 {
+        let pools = pools.clone();
+        jobs.push(tokio::spawn(async move {
+            let mut served = Vec::new();
+            for _ in 0..20 {
+                let lease = pools.lease(&name(), 10 * MINUTE).await.unwrap();
+                served.push(lease.container().clone());
+                run(lease, &CancellationToken::new()).await.0.unwrap();
+            }
+            served
+        }));
+    }
+    let mut seen = HashSet::new();
+    for job in jobs {
+        for container in job.await.unwrap() {
+            assert!(seen.insert(container), "leased twice");
+        }
+    }
+    assert_eq!(seen.len(), 640);
+    assert!(fake.most() <= 40, "{} at once, where 8 idle + 32 running are allowed", fake.most());
+    close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_waits_for_who_is_leased_and_refuses_the_rest() {
+    let fake = Fake::new();
+    let pools = pools(&fake, 2, 2);
+    idle(&pools, 2).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    let closing = tokio::spawn({
+        let pools = pools.clone();
+        async move { pools.close().await }
+    });
+    fake.until_containers(1).await;
+    assert!(!closing.is_finished());
+    drop(lease);
+    closing.await.unwrap();
+    assert_eq!(fake.containers(), []);
+    assert_eq!(pools.lease(&name(), MINUTE).await.err(), Some(LeaseError::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sweep_takes_what_nobody_holds_and_nothing_else() {
+    let fake = Fake::new();
+    let ours = [(WORKER_LABEL, "w")];
+    let running = fake.leave_behind(&ours, ContainerState::Running);
+    let ended = fake.leave_behind(&ours, ContainerState::Ended);
+    let created = fake.leave_behind(&ours, ContainerState::Created);
+    let others = fake.leave_behind(&[(WORKER_LABEL, "v")], ContainerState::Ended);
+    let mut sweep = Sweep::default();
+    assert_eq!(sweep.once(&fake, "w").await.unwrap(), 1);
+    assert!(!fake.containers().contains(&ended));
+    let fresh = fake.leave_behind(&ours, ContainerState::Created);
+    assert_eq!(sweep.once(&fake, "w").await.unwrap(), 1);
+    assert!(!fake.containers().contains(&created), "seen twice");
+    let left: HashSet<_> = fake.containers().into_iter().collect();
+    assert_eq!(left, HashSet::from([running, others, fresh]));
+    assert_eq!(fake.list(WORKER_LABEL, None).await.unwrap().len(), 3);
+}
+
+/// On real time: what a lease costs doesn't depend on how many containers are idle.
+#[tokio::test]
+async fn the_cost_of_a_lease_is_flat_from_10_to_500_idle() {
+    let mut medians = Vec::new();
+    for n in [10, 500] {
+        let fake = Fake::new();
+        let pools = pools(&fake, n, 8);
+        idle(&pools, n).await;
+        fake.hold_starts(true);
+        let mut took = Vec::new();
+        for _ in 0..8 {
+            let begun = Instant::now();
+            let lease = pools.lease(&name(), MINUTE).await.unwrap();
+            took.push(begun.elapsed());
+            drop(lease);
+        }
+        took.sort();
+        medians.push(took[4]);
+        fake.hold_starts(false);
+        close(&pools, &fake).await;
+    }
+    println!("a lease with 10 idle: {:?}; with 500: {:?}", medians[0], medians[1]);
+    let limit = medians[0] * 3 + Duration::from_micros(300);
+    assert!(medians[1] < limit, "10 idle: {:?}, 500 idle: {:?}", medians[0], medians[1]);
+}
