@@ -9,7 +9,7 @@
 //!    gets the stream to its init; no engine is asked.
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
-//! 5. [`output`] cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
+//! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
 //! 6. EXITED releases the container. The pool retires it, and has already begun to replace it.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
 //! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost.
@@ -22,7 +22,7 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`output`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
+//! I/O: [`pool::slots`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -45,6 +45,7 @@ pub mod metrics;
 pub mod outcome;
 pub mod output;
 pub mod pool;
+pub mod redact;
 pub mod replies;
 pub mod retry;
 pub mod running;

@@ -1,4 +1,4 @@
-//! Pure: what becomes of a job's output — pieces for log events, a limit, the tails for the result.
+//! Pure: what becomes of a job's output — secrets masked, pieces for log events, a limit, the tails for the result.
 //!
 //! Bytes go in as init read them; pieces come out in the same order, across both streams. Nothing here grows
 //! with what a job prints.
@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::contract::event::{Data, Stream, Tail};
-use crate::contract::job::Logs;
+use crate::contract::job::{Job, Logs};
+use crate::redact::Redactor;
 
 /// A piece is sent when it has this many bytes.
 pub const PIECE_MAX: usize = 64 * 1024;
@@ -40,12 +41,19 @@ pub struct Output {
     since: Option<Instant>,
     stdout: End,
     stderr: End,
+    /// For stdout and stderr, if the job has secrets. All else here counts what is left after masking.
+    redactors: Option<[Redactor; 2]>,
 }
 
 impl Output {
     /// Nothing yet. At most `limit` bytes of both streams become pieces.
-    pub fn new(logs: Logs, limit: u64) -> Output {
+    pub fn new(job: &Job, limit: u64) -> Output {
+        let logs = job.logs;
+        let secrets = || {
+            job.env.0.iter().filter(|(name, _)| job.secrets.contains(name)).map(|(_, value)| value.as_bytes())
+        };
         Output {
+            redactors: Redactor::new(secrets()).zip(Redactor::new(secrets())).map(|(out, err)| [out, err]),
             logs,
             limit,
             left: Some(limit),
@@ -59,6 +67,17 @@ impl Output {
 
     /// Takes what the job printed; gives the pieces that are due because of it.
     pub fn push(&mut self, stream: Stream, bytes: &[u8], now: Instant) -> Vec<Piece> {
+        match &mut self.redactors {
+            None => self.take(stream, bytes, now),
+            Some(redactors) => {
+                let shown = redactors[stream as usize].feed(bytes);
+                self.take(stream, &shown, now)
+            }
+        }
+    }
+
+    /// Takes what may be shown.
+    fn take(&mut self, stream: Stream, bytes: &[u8], now: Instant) -> Vec<Piece> {
         let mut due = Vec::new();
         if self.logs == Logs::Stream && self.left.is_some() && !bytes.is_empty() {
             if stream != self.pending_of {
@@ -117,9 +136,23 @@ impl Output {
         piece
     }
 
-    /// All that was printed has been pushed: the last piece, if there is one.
-    pub fn finish(&mut self) -> Option<Piece> {
-        self.cut(Cut::All)
+    /// All that was printed has been pushed: the last pieces.
+    pub fn finish(&mut self, now: Instant) -> Vec<Piece> {
+        let mut due = Vec::new();
+        if let Some(mut redactors) = self.redactors.take() {
+            // The stream that printed last goes on where it was.
+            let order = if self.pending_of == Stream::Stdout {
+                Stream::ALL
+            } else {
+                [Stream::Stderr, Stream::Stdout]
+            };
+            for stream in order {
+                let shown = redactors[stream as usize].finish();
+                due.extend(self.take(stream, &shown, now));
+            }
+        }
+        due.extend(self.cut(Cut::All));
+        due
     }
 
     /// The ends of stdout and stderr; `None` with `logs: off`.
@@ -230,12 +263,13 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::job::Env;
     use Stream::{Stderr, Stdout};
 
     fn all(output: &mut Output, writes: &[(Stream, &[u8])]) -> Vec<Piece> {
         let now = Instant::now();
         let mut out: Vec<Piece> = writes.iter().flat_map(|(s, b)| output.push(*s, b, now)).collect();
-        out.extend(output.finish());
+        out.extend(output.finish(now));
         out
     }
 
@@ -243,9 +277,32 @@ mod tests {
         Piece { stream, offset, bytes: bytes.to_vec(), truncated_at: None }
     }
 
+    fn plain(logs: Logs, limit: u64) -> Output {
+        Output::new(&Job { logs, ..Job::default() }, limit)
+    }
+
+    #[test]
+    fn secrets_are_masked_in_pieces_and_tails_in_each_stream() {
+        let env = Env(vec![("T".into(), "s3cret".into()), ("U".into(), "open".into())]);
+        let job = Job { env, secrets: vec!["T".into()], ..Job::default() };
+        let mut o = Output::new(&job, 1000);
+        let got = all(
+            &mut o,
+            &[(Stdout, b"a s3c"), (Stderr, b"s3cret"), (Stdout, b"ret open s3"), (Stderr, b"cret")],
+        );
+        let text = |s: Stream| {
+            got.iter().filter(|p| p.stream == s).flat_map(|p| p.bytes.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(text(Stdout), b"a *** open s3");
+        assert_eq!(text(Stderr), b"***cret");
+        let (out, err) = o.tails().unwrap();
+        assert_eq!((out.data, out.total_bytes), (Data::Text("a *** open s3".into()), 13));
+        assert_eq!(err.data, Data::Text("***cret".into()));
+    }
+
     #[test]
     fn order_across_streams_is_kept_and_offsets_are_per_stream() {
-        let mut o = Output::new(Logs::Stream, 1000);
+        let mut o = plain(Logs::Stream, 1000);
         let got =
             all(&mut o, &[(Stdout, b"a"), (Stdout, b"b"), (Stderr, b"E"), (Stdout, b"c"), (Stderr, b"F")]);
         assert_eq!(
@@ -256,7 +313,7 @@ mod tests {
 
     #[test]
     fn pieces_are_bounded_in_size_and_age() {
-        let mut o = Output::new(Logs::Stream, u64::MAX);
+        let mut o = plain(Logs::Stream, u64::MAX);
         let now = Instant::now();
         assert_eq!(o.due(), None);
         let big = vec![b'x'; PIECE_MAX * 2 + 5];
@@ -273,12 +330,12 @@ mod tests {
 
     #[test]
     fn a_character_is_not_cut_unless_the_job_leaves_it_so() {
-        let mut o = Output::new(Logs::Stream, 1000);
+        let mut o = plain(Logs::Stream, 1000);
         let now = Instant::now();
         o.push(Stdout, "hé".as_bytes().split_last().unwrap().1, now);
         assert_eq!(o.flush(now + PIECE_AGE), Some(piece(Stdout, 0, b"h")));
         o.push(Stdout, b"\xa9!", now);
-        assert_eq!(o.finish(), Some(piece(Stdout, 1, "é!".as_bytes())));
+        assert_eq!(o.finish(now), [piece(Stdout, 1, "é!".as_bytes())]);
         o.push(Stdout, b"x\xf0\x9f", now);
         assert_eq!(o.flush(now + PIECE_AGE), Some(piece(Stdout, 4, b"x")));
         assert_eq!(o.flush(now + PIECE_AGE), None, "it may still come");
@@ -287,7 +344,7 @@ mod tests {
 
     #[test]
     fn past_the_limit_there_is_one_marker_and_the_tails_go_on() {
-        let mut o = Output::new(Logs::Stream, 10);
+        let mut o = plain(Logs::Stream, 10);
         let got = all(&mut o, &[(Stdout, b"12345678"), (Stderr, b"abcd"), (Stdout, b"9"), (Stderr, b"e")]);
         assert_eq!(got[..2], [piece(Stdout, 0, b"12345678"), piece(Stderr, 0, b"ab")]);
         assert_eq!(got[2], Piece { stream: Stderr, offset: 2, bytes: vec![], truncated_at: Some(10) });
@@ -299,16 +356,16 @@ mod tests {
 
     #[test]
     fn output_of_exactly_the_limit_is_not_truncated() {
-        let mut o = Output::new(Logs::Stream, 4);
+        let mut o = plain(Logs::Stream, 4);
         assert_eq!(all(&mut o, &[(Stdout, b"1234")]), [piece(Stdout, 0, b"1234")]);
     }
 
     #[test]
     fn result_and_off_give_no_pieces() {
-        let mut o = Output::new(Logs::Result, 10);
+        let mut o = plain(Logs::Result, 10);
         assert_eq!(all(&mut o, &[(Stdout, b"x")]), []);
         assert_eq!(o.tails().unwrap().0.data, Data::Text("x".into()));
-        let mut o = Output::new(Logs::Off, 10);
+        let mut o = plain(Logs::Off, 10);
         assert_eq!(all(&mut o, &[(Stdout, b"x")]), []);
         assert_eq!(o.total(Stdout), 1);
         assert_eq!(o.tails(), None);
@@ -316,7 +373,7 @@ mod tests {
 
     #[test]
     fn a_tail_is_the_end_and_starts_with_a_whole_character() {
-        let mut o = Output::new(Logs::Result, 0);
+        let mut o = plain(Logs::Result, 0);
         let now = Instant::now();
         let text = "é".repeat(TAIL_MAX);
         for chunk in text.as_bytes().chunks(1001) {
@@ -338,7 +395,7 @@ mod tests {
             0..20,
         );
         proptest!(ProptestConfig::with_cases(64), |(writes in writes, limit in 0u64..400_000)| {
-            let mut o = Output::new(Logs::Stream, limit);
+            let mut o = plain(Logs::Stream, limit);
             let mut now = Instant::now();
             let (mut got, mut want) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
             let (mut left, mut pieces) = (limit as usize, Vec::new());
@@ -354,7 +411,7 @@ mod tests {
                     pieces.extend(o.flush(now));
                 }
             }
-            pieces.extend(o.finish());
+            pieces.extend(o.finish(now));
             for p in pieces {
                 prop_assert!(p.bytes.len() <= PIECE_MAX);
                 let stream = &mut got[usize::from(p.stream == Stderr)];

@@ -131,8 +131,8 @@ impl<'a> Replies<'a> {
                 None => break,
             }
         }
-        let piece = output.finish();
-        self.logs(piece).await;
+        let pieces = output.finish(Instant::now());
+        self.logs(pieces).await;
         (output, started)
     }
 

@@ -27,11 +27,14 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// Where output goes.
     pub logs: Logs,
-    /// Names of variables in `env` whose values are masked in logs and results.
+    /// Names of variables in `env` whose values are masked in logs and results; at most 100.
     pub secrets: Vec<String>,
     /// Anything; it comes back on every reply.
     pub metadata: Option<Map<String, Value>>,
 }
+
+/// Most names in `secrets`: each costs time for every byte of output.
+pub const SECRETS_MAX: usize = 100;
 
 /// Where a job's output goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -233,6 +236,9 @@ fn check(job: &Job) -> Result<(), Rejection> {
             "args",
             "an argument has a NUL character, which a command line can't hold",
         ));
+    }
+    if job.secrets.len() > SECRETS_MAX {
+        return Err(Rejection::of("secrets", format!("{} names; the most is {SECRETS_MAX}", job.secrets.len())));
     }
     for name in &job.secrets {
         if !job.env.0.iter().any(|(n, _)| n == name) {

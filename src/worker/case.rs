@@ -11,7 +11,7 @@ use crate::broker::{Delivery, Properties, Publisher};
 use crate::config::PoolConfig;
 use crate::contract::PoolName;
 use crate::contract::event::{LeaseKind, Stream};
-use crate::contract::job::{self, Job, Logs, Rejection};
+use crate::contract::job::{self, Job, Rejection};
 use crate::engine::link::{self, Stdin};
 use crate::launch;
 use crate::outcome::{self, Outcome};
@@ -178,8 +178,7 @@ impl<'a> Case<'a> {
                 image: format!("{}@{}", lease.image.name, lease.image.id),
             };
             listed.set_container(&facts.container);
-            let (result, started, output) =
-                self.attempt(lease, plan, &facts, job.logs, replies, shutdown).await;
+            let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, shutdown).await;
             if let Err(AttemptError::LostEarly(error)) = &result {
                 // Idle containers may die at any moment, this one in that of its lease. It costs the job some time.
                 fresh += 1;
@@ -230,12 +229,12 @@ impl<'a> Case<'a> {
         lease: Lease,
         plan: Plan,
         facts: &LeaseFacts,
-        logs: Logs,
+        job: &Job,
         replies: &mut Replies<'_>,
         shutdown: &Shutdown,
     ) -> (Result<Ended, AttemptError>, Option<Instant>, Output) {
         let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
-        let output = Output::new(logs, self.config.logs_limit);
+        let output = Output::new(job, self.config.logs_limit);
         let start = StartFacts {
             pool: self.pool.as_str(),
             worker: &self.worker.config.name,

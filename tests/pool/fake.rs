@@ -236,10 +236,8 @@ impl Engine for Fake {
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let fate = self.fate(Op::Remove).await?;
-        if let Some(container) = self.world().containers.remove(id) {
-            if let Some(task) = container.task {
-                task.abort();
-            }
+        if let Some(task) = self.world().containers.remove(id).and_then(|c| c.task) {
+            task.abort();
         }
         self.changed.notify_waiters();
         answer(fate, Op::Remove, ())
