@@ -773,6 +773,19 @@ fn a_slow_reader_gets_everything_in_order_from_bounded_memory() {
     assert!(rss < 512, "{rss} KiB");
 }
 
+/// A job that ends with more in its pipe than init has room for: when the worker takes the rest just between draining and
+/// waiting, nothing else happens that would end the wait. It takes many tries to meet that moment.
+#[test]
+fn a_job_that_ends_while_init_is_full_is_never_waited_for() {
+    let mut init = Init::boot();
+    for size in [2 * wire::CHUNK_MAX + 100, 2 * wire::CHUNK_MAX + 4096] {
+        for _ in 0..600 {
+            let outcome = init.run(&busybox(&["head", "-c", &size.to_string(), "/dev/zero"]));
+            assert_eq!(outcome.stdout.len(), size);
+        }
+    }
+}
+
 #[test]
 fn a_stalled_stream_does_not_stop_commands() {
     let mut init = Init::boot();

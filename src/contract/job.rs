@@ -238,7 +238,10 @@ fn check(job: &Job) -> Result<(), Rejection> {
         ));
     }
     if job.secrets.len() > SECRETS_MAX {
-        return Err(Rejection::of("secrets", format!("{} names; the most is {SECRETS_MAX}", job.secrets.len())));
+        return Err(Rejection::of(
+            "secrets",
+            format!("{} names; the most is {SECRETS_MAX}", job.secrets.len()),
+        ));
     }
     for name in &job.secrets {
         if !job.env.0.iter().any(|(n, _)| n == name) {

@@ -162,7 +162,9 @@ impl Job {
             return Some(deadline_ms.saturating_sub(sys::now_ms()));
         }
         if let Phase::Draining { .. } = self.phase {
-            return None;
+            // The worker may have taken everything since draining stopped for want of room. Then nothing will happen
+            // any more that ends the wait.
+            return output.has_room().then_some(0);
         }
         let on = |fd: Option<&Fd>, events| fd.map_or(Poll::NONE, |fd| Poll::on(fd, events));
         set[slot::REPORT] = on(self.report.as_ref(), sys::POLLIN);

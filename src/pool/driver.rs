@@ -19,6 +19,10 @@ use crate::engine::{ContainerId, Engine};
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 
+/// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
+/// millisecond on the same cores and through the same engine; creating takes that engine hundreds.
+const REFILL_GRACE: Duration = Duration::from_millis(10);
+
 /// What the driver is told.
 pub(crate) enum Command {
     /// Somebody wants a container.
@@ -202,7 +206,9 @@ impl Driver {
             match action {
                 Action::Start(slot) => {
                     let recipe = Arc::clone(&self.pools[slot.pool.0].recipe);
-                    tokio::spawn(warm::keep(recipe, slot, self.commands.clone()));
+                    let waited_for = self.slots.waiting(slot.pool) > 0;
+                    let after = if waited_for { Duration::ZERO } else { REFILL_GRACE };
+                    tokio::spawn(warm::keep(recipe, slot, self.commands.clone(), after));
                 }
                 Action::Grant(slot, waiter) => self.grant(slot, waiter),
                 Action::Remove(slot, reason) => self.remove(slot, reason),

@@ -96,8 +96,15 @@ fn digest(config: &PoolConfig, prepared: &Prepared) -> String {
     Sha256::digest(all.as_bytes()).iter().take(6).map(|b| format!("{b:02x}")).collect()
 }
 
-/// Makes a slot's container ready, then keeps it until it is handed over, dies, or is no longer wanted.
-pub(super) async fn keep(recipe: Arc<Recipe>, slot: SlotId, commands: mpsc::UnboundedSender<Command>) {
+/// Makes a slot's container ready, beginning `after` a moment, then keeps it until it is handed over, dies, or is no longer
+/// wanted.
+pub(super) async fn keep(
+    recipe: Arc<Recipe>,
+    slot: SlotId,
+    commands: mpsc::UnboundedSender<Command>,
+    after: Duration,
+) {
+    tokio::time::sleep(after).await;
     let begun = Instant::now();
     let mut container = None;
     let (mut link, image) = match warm_up(&recipe, &mut container).await {

@@ -75,13 +75,19 @@ impl Job {
 }
 
 /// A message that came from a worker.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Reply {
     /// The AMQP `type`.
     pub kind: String,
     pub body: Value,
     pub bytes: Vec<u8>,
     pub properties: BasicProperties,
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.body)
+    }
 }
 
 impl Reply {
@@ -112,7 +118,8 @@ impl Attempt {
     /// Checks what holds for every attempt: `seq` without gaps, `started` first, logs whose offsets follow each other, the
     /// result last and once; every reply marked with the job.
     pub fn check(job: &Job, replies: Vec<Reply>) -> Attempt {
-        let context = || replies.iter().map(|r| format!("{} {}", r.kind, r.body)).collect::<Vec<_>>().join("\n");
+        let context =
+            || replies.iter().map(|r| format!("{} {}", r.kind, r.body)).collect::<Vec<_>>().join("\n");
         let correlation = job.properties.correlation_id();
         let attempt = &replies[0].body["attempt"];
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -123,7 +130,10 @@ impl Attempt {
             assert_eq!(&body["attempt"], attempt);
             humantime::parse_rfc3339(body["time"].as_str().unwrap()).expect("RFC 3339 in UTC");
             assert_eq!(reply.properties.correlation_id(), correlation);
-            assert_eq!(reply.properties.content_type().as_ref().map(|t| t.as_str()), Some("application/json"));
+            assert_eq!(
+                reply.properties.content_type().as_ref().map(|t| t.as_str()),
+                Some("application/json")
+            );
             let last = seq + 1 == replies.len();
             match reply.kind.as_str() {
                 STARTED => assert_eq!(seq, 0, "{}", context()),
@@ -271,7 +281,8 @@ impl Broker {
     /// Waits until a job has printed something.
     pub async fn printed(&self, job: &Job, text: &str) {
         let has = |r: &Reply| r.kind == LOG && String::from_utf8_lossy(&data(&r.body)).contains(text);
-        self.until(job, |replies| replies.iter().any(has)).await;
+        let replies = self.until(job, |replies| replies.iter().any(|r| has(r) || r.kind == RESULT)).await;
+        assert!(replies.iter().any(has), "'{text}' was not printed: {replies:#?}");
     }
 
     /// Waits for replies to a job.

@@ -103,7 +103,12 @@ impl fmt::Display for Written {
 
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes: {:?}", self.len, String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(400)]))
+        write!(
+            f,
+            "{} bytes: {:?}",
+            self.len,
+            String::from_utf8_lossy(&self.bytes[..self.bytes.len().min(400)])
+        )
     }
 }
 
@@ -124,7 +129,11 @@ pub fn run(command: &mut Command, stdin: Option<&[u8]>, limit: Duration) -> Done
             }
         });
         let status = wait(&mut child, limit);
-        let done = Done { code: status.and_then(|s| s.code()), stdout: out.join().unwrap(), stderr: err.join().unwrap() };
+        let done = Done {
+            code: status.and_then(|s| s.code()),
+            stdout: out.join().unwrap(),
+            stderr: err.join().unwrap(),
+        };
         assert!(status.is_some(), "{command:?} took more than {limit:?}: {done:?}");
         done
     })

@@ -138,5 +138,8 @@ async fn pass(client: UnixStream, seen: Arc<Mutex<Vec<Request>>>, mut open: watc
 fn request_line(bytes: &[u8]) -> Option<String> {
     let line = bytes.split(|b| *b == b'\r').next()?;
     let line = std::str::from_utf8(line).ok()?.strip_suffix(" HTTP/1.1")?;
-    ["GET /", "HEAD /", "POST /", "PUT /", "DELETE /"].iter().any(|m| line.starts_with(m)).then(|| line.to_owned())
+    ["GET /", "HEAD /", "POST /", "PUT /", "DELETE /"]
+        .iter()
+        .any(|m| line.starts_with(m))
+        .then(|| line.to_owned())
 }

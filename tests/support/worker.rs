@@ -68,7 +68,14 @@ impl Site {
         let mut workers = self.workers.lock().unwrap();
         let name = format!("{}-{}", self.name, workers.len() + 1);
         workers.push(name.clone());
-        Setup { site: self, name, pools: Vec::new(), sections: String::new(), settings: String::new(), env: Vec::new() }
+        Setup {
+            site: self,
+            name,
+            pools: Vec::new(),
+            sections: String::new(),
+            settings: String::new(),
+            env: Vec::new(),
+        }
     }
 
     fn show_logs(&self) {
@@ -122,7 +129,8 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
 /// `prewarm` in an environment without settings of somebody else's.
 pub fn prewarm() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_prewarm"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PREWARM_")) {
+    let theirs = |name: &str| name.starts_with("PREWARM_") && !name.starts_with("PREWARM_TEST_");
+    for (name, _) in std::env::vars().filter(|(name, _)| theirs(name)) {
         command.env_remove(name);
     }
     command
@@ -322,6 +330,15 @@ impl Worker {
         .await
     }
 
+    /// Waits until this is so of the worker's first pool.
+    pub async fn until_one(&self, is_so: impl AsyncFn(&Value) -> bool) -> Value {
+        eventually("the pool is as wanted", async || {
+            let status = self.status().await;
+            is_so(&status["pools"][0]).await.then(|| status["pools"][0].clone())
+        })
+        .await
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn stop(mut self) -> ExitStatus {
         signal("TERM", self.pid());
@@ -355,7 +372,8 @@ impl Samples {
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let matches = |series: &str| {
             let (found, rest) = series.split_once('{').unwrap_or((series, ""));
-            let found_labels: Vec<&str> = rest.trim_end_matches('}').split(',').filter(|l| !l.is_empty()).collect();
+            let found_labels: Vec<&str> =
+                rest.trim_end_matches('}').split(',').filter(|l| !l.is_empty()).collect();
             found == name
                 && found_labels.len() == labels.len()
                 && labels.iter().all(|(k, v)| found_labels.contains(&format!("{k}=\"{v}\"").as_str()))
@@ -377,7 +395,8 @@ pub fn processes_with(text: &str) -> Vec<String> {
     let read = |entry: fs::DirEntry| {
         let line = fs::read(entry.path().join("cmdline")).ok()?;
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        (is_number(&entry.path()) && line.contains(text)).then(|| format!("{} {line}", entry.path().display()))
+        (is_number(&entry.path()) && line.contains(text))
+            .then(|| format!("{} {line}", entry.path().display()))
     };
     fs::read_dir("/proc").unwrap().flatten().filter_map(read).collect()
 }
