@@ -126,7 +126,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let default = match cli.verb {
         Verb::Serve => LevelFilter::INFO,
-        _ => LevelFilter::WARN,
+        // What goes wrong is this command's own message, and stderr is the job's.
+        _ => LevelFilter::ERROR,
     };
     if let Err(error) = telemetry::init(default) {
         return fail(exit::CONFIG, error);

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, JobArgs, block_on, exit, fail, load};
-use crate::attempt::{self, Happening, Plan};
+use crate::attempt::{self, Ended, Happening, Plan, Stopped};
 use crate::config::{Config, IdleConfig};
 use crate::contract::event::Stream;
 use crate::contract::job::Env;
@@ -82,6 +82,9 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
             let startup = at.saturating_duration_since(begun);
             eprintln!("prewarm: START to executing in {:.3} ms", startup.as_secs_f64() * 1e3);
         }
+        // A signal to this command is the job's, as with `docker run`: how the job takes it is the exit code.
+        let result =
+            result.map(|ended| Ended { stopped: ended.stopped.filter(|s| *s != Stopped::Worker), ..ended });
         Ok(Outcome::of(result, &argv[0], timeout))
     }
     .await;

@@ -20,7 +20,7 @@ pub const SCRATCH: &str = "prewarm-test/scratch";
 pub const DEBIAN: &str = "prewarm-test/debian";
 
 /// The longest that anything here may take. A loaded machine needs a tenth of it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The value of a variable that the tests' environment must have.
 pub fn variable(name: &str) -> String {
