@@ -17,7 +17,7 @@ use support::docker::{BUSYBOX, Image, docker, docker_ok};
 use support::engine::{containers, running};
 use support::worker::{DEADLINE, Site, eventually, processes_with, run};
 
-/// ISSUE 2, 'See working' 3.
+/// A worker killed with -9 leaves nothing running for longer than this.
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
 fn engine() -> Docker {
