@@ -916,31 +916,3 @@ fn the_program_tells_nothing_of_the_machine_that_built_it() {
         assert!(!found, "{path}");
     }
 }
-
-#[test]
-#[ignore = "a measurement: cargo test --release --test init -- --ignored --nocapture"]
-fn measure_start_and_throughput() {
-    let mut init = Init::boot();
-    let (mut started, mut exited) = (vec![], vec![]);
-    let job = busybox(&["true"]);
-    for _ in 0..1000 {
-        let start = Instant::now();
-        init.start(&job);
-        started.push(start.elapsed());
-        init.finish();
-        exited.push(start.elapsed());
-    }
-    for (what, mut times) in [("STARTED", started), ("EXITED", exited)] {
-        times.sort();
-        println!("START to {what}: p50 {:?}, p99 {:?}", times[500], times[990]);
-    }
-    for _ in 0..3 {
-        let start = Instant::now();
-        init.start(&busybox(&["dd", "if=/dev/zero", "bs=64K", "count=16384", "status=none"]));
-        let mut total = 0;
-        while let (Kind::Stdout, bytes) = init.next() {
-            total += bytes.len();
-        }
-        println!("{total} bytes of output: {:.2} GB/s", total as f64 / start.elapsed().as_secs_f64() / 1e9);
-    }
-}

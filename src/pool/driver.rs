@@ -137,15 +137,17 @@ impl Driver {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         self.act();
         loop {
-            let tick = self.slots.next_tick();
+            let tick = self.slots.next_tick(now());
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(command) => self.take(command),
                     // Not reached: the driver holds a sender for the tasks that it starts.
                     None => return,
                 },
-                () = sleep_until(tick) => self.slots.tick(now(), &mut self.actions),
+                () = sleep_until(tick) => {}
             }
+            // Not only when the clock says so: a command may have come in the very moment.
+            self.slots.tick(now(), &mut self.actions);
             self.act();
             if self.slots.is_empty() && self.drained.is_some() {
                 self.drained.take().map(|d| d.send(()));

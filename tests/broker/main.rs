@@ -1,6 +1,6 @@
 //! The broker seam on a real RabbitMQ: `PREWARM_BROKER_URL` says where.
 //!
-//! Tests that raise a memory alarm need `PREWARM_RABBITMQCTL` besides, a command that works as `rabbitmqctl`
+//! The test that raises a memory alarm needs `PREWARM_TEST_RABBITMQCTL` besides, a command that works as `rabbitmqctl`
 //! does for that broker. Each test has names of its own and deletes what it declared.
 
 mod outages;
@@ -382,85 +382,6 @@ fn a_client_submits_and_reads_replies() {
             Routed::No,
             "the reply queue went with the client"
         );
-        close(&broker).await;
-    });
-}
-
-/// The floor under everything: publish, consume, publish the answer, consume it, through two quorum queues.
-/// Not a test: `cargo test --release --test broker -- --ignored --nocapture round_trip`.
-#[test]
-#[ignore = "a measurement"]
-fn round_trip() {
-    run(Needs::WholeBroker, async |setup: &Setup| {
-        let config = BrokerConfig { ..setup.config.clone() };
-        let broker = setup.broker_with(&config).await;
-        let results = setup.names.results();
-        let mut worker = broker.consumer(&setup.pool);
-        let mut answers = broker.publisher();
-        let target = results.clone();
-        let echo = tokio::spawn(async move {
-            loop {
-                let job = worker.next().await;
-                answers.send_confirmed(message(&target, job.body)).await;
-                job.receipt.settle(Settle::Ack).await.unwrap();
-            }
-        });
-        let mut requester = broker.publisher();
-        let mut replies = setup
-            .admin
-            .basic_consume(
-                results.as_str().into(),
-                "bench".into(),
-                lapin::options::BasicConsumeOptions { no_ack: true, ..Default::default() },
-                FieldTable::default(),
-            )
-            .await
-            .unwrap();
-        let queue = setup.names.pool_queue(&setup.pool);
-        let mut took = Vec::new();
-        for n in 0..3000 {
-            let since = Instant::now();
-            requester.send(message(&queue, "job")).await;
-            futures_util::StreamExt::next(&mut replies).await.unwrap().unwrap();
-            if n >= 500 {
-                took.push(since.elapsed());
-            }
-        }
-        took.sort();
-        println!("round trip: p50 {:?} p99 {:?}", took[took.len() / 2], took[took.len() * 99 / 100]);
-        echo.abort();
-        close(&broker).await;
-    });
-}
-
-/// As above with eight seats at once, each sending two replies before its acknowledgement, as a short job does.
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    const JOBS: usize = 5000;
-    run(Needs::WholeBroker, async |setup: &Setup| {
-        let broker = setup.broker().await;
-        let results = setup.names.results();
-        for _ in 0..8 {
-            let (mut worker, mut answers) = (broker.consumer(&setup.pool), broker.publisher());
-            let target = results.clone();
-            tokio::spawn(async move {
-                loop {
-                    let job = worker.next().await;
-                    answers.send(message(&target, job.body.clone())).await;
-                    answers.send_confirmed(message(&target, job.body)).await;
-                    _ = job.receipt.settle(Settle::Ack).await;
-                }
-            });
-        }
-        let queue = setup.names.pool_queue(&setup.pool);
-        let mut requester = broker.publisher();
-        let since = Instant::now();
-        for _ in 0..JOBS {
-            requester.send(message(&queue, "job")).await;
-        }
-        timeout(DEADLINE, setup.until_ready(&results, u32::try_from(2 * JOBS).unwrap())).await.unwrap();
-        println!("throughput: {:.0} jobs/s", JOBS as f64 / since.elapsed().as_secs_f64());
         close(&broker).await;
     });
 }

@@ -306,10 +306,9 @@ fn without_its_queue_a_worker_is_not_ready() {
 
 #[test]
 fn a_memory_alarm_stops_publishing_but_not_acknowledging_and_doubles_nothing() {
-    let Ok(rabbitmqctl) = std::env::var("PREWARM_RABBITMQCTL") else {
-        eprintln!("skipped: set PREWARM_RABBITMQCTL to the broker's rabbitmqctl");
-        return;
-    };
+    let rabbitmqctl = std::env::var("PREWARM_TEST_RABBITMQCTL").expect(
+        "run deploy/test.sh, which starts a broker, or set PREWARM_TEST_RABBITMQCTL to its rabbitmqctl",
+    );
     run(Needs::WholeBroker, async |setup: &Setup| {
         let watermark = async |value: &'static str| {
             let command = format!("{rabbitmqctl} set_vm_memory_high_watermark {value}");
