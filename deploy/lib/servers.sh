@@ -81,7 +81,7 @@ start_apart() {
     local name=$1 sudo=$2
     shift 2
     # shellcheck disable=SC2016 # expanded by that shell
-    setsid ${sudo:+"$sudo"} env PREWARM_SERVER_OF="$RUN_DIR" sh -c 'echo $$ >"$0"; exec "$@"' "$RUN_DIR/$name.pid" "$@" \
+    setsid ${sudo:+"$sudo"} env PREWARM_TEST_SERVER_OF="$RUN_DIR" sh -c 'echo $$ >"$0"; exec "$@"' "$RUN_DIR/$name.pid" "$@" \
         >"$RUN_DIR/$name.log" 2>&1 </dev/null &
     disown
 }
@@ -232,7 +232,7 @@ remove_everything() {
     stop_daemon dockerd
     stop_daemon containerd
     # The broker's data goes with it, so it need not close its books. This ends epmd and the containers' shims too.
-    kill_all "$(processes_with "PREWARM_SERVER_OF=$RUN_DIR")"
+    kill_all "$(processes_with "PREWARM_TEST_SERVER_OF=$RUN_DIR")"
     kill_all "$(processes_with "PREWARM_TEST_WORK_OF=$RUN_DIR")"
     kill_all "$(processes_in_cgroup)"
     unmount_below "$RUN_DIR"
@@ -256,7 +256,7 @@ nothing_is_left() {
     [[ ! -e $RUN_DIR ]] || left+=("folder $RUN_DIR")
     ! grep -qF " $RUN_DIR/" /proc/self/mounts || left+=("mounts below $RUN_DIR")
     [[ -z $(cgroup_folders) ]] || left+=("cgroup $CGROUP")
-    [[ -z $(processes_with "PREWARM_SERVER_OF=$RUN_DIR") ]] || left+=("processes $(processes_with "PREWARM_SERVER_OF=$RUN_DIR" | xargs)")
+    [[ -z $(processes_with "PREWARM_TEST_SERVER_OF=$RUN_DIR") ]] || left+=("processes $(processes_with "PREWARM_TEST_SERVER_OF=$RUN_DIR" | xargs)")
     ((${#left[@]} == 0)) && return 0
     say "error: left behind: $(printf '%s; ' "${left[@]}")remove by hand" >&2
     return 1
@@ -276,7 +276,7 @@ empty_engine() {
 stop_daemon() {
     local pid
     pid=$(cat "$RUN_DIR/$1.pid" 2>/dev/null) || return 0
-    processes_with "PREWARM_SERVER_OF=$RUN_DIR" | grep -qx "$pid" || return 0
+    processes_with "PREWARM_TEST_SERVER_OF=$RUN_DIR" | grep -qx "$pid" || return 0
     as_root kill -TERM "$pid" 2>/dev/null
     within 15 process_is_gone "$pid" || as_root kill -KILL "$pid" 2>/dev/null
     return 0
