@@ -49,7 +49,7 @@ static_checks() {
 
 cargo_test() {
     local log=$RUN_DIR/cargo-test.log status=0
-    work_shown "$log" cargo test --locked "$@" || status=$?
+    work_shown "$log" cargo test --locked --no-fail-fast "$@" || status=$?
     grep -E '^test result: ' "$log" >"$RUN_DIR/results" || true
     # The names of the failed tests, for the summary.
     grep -E '^test .* \.\.\. FAILED$' "$log" >"$RUN_DIR/failures" || true

@@ -43,7 +43,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     let engine = Arc::new(Docker::new(&config.engine, &metrics)?);
     let name = &config.worker.name;
     let pools = driver::start(engine.clone(), name, &config.pools, config.engine.creations, &metrics);
-    let sweeper = tokio::spawn(sweep::run(engine, name.clone()));
+    let sweeper = tokio::spawn(sweep::run(engine, name.clone(), sweep::interval(config.engine.timeout)));
     let broker =
         Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
     let running = Running::default();

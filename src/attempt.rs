@@ -27,6 +27,9 @@ const SIGKILL: u8 = 9;
 /// How long a killed job's EXITED is waited for. It does not come if nobody takes the job's last output.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long init may take from START to STARTED. It takes a millisecond, if container and engine are not stopped.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Room for output between a container and its replies: 16 frames, 1 MiB.
 pub const CHANNEL: usize = 16;
 
@@ -102,8 +105,14 @@ pub async fn run(
     link.send(&plan.start).await.map_err(AttemptError::LostEarly)?;
     let mut feed = Feed { rest: plan.stdin };
     feed.next(link).await.map_err(AttemptError::LostEarly)?;
-    let mut course =
-        Course { plan_timeout: plan.timeout, started: None, stopped: None, kill_at: None, killed: false };
+    let mut course = Course {
+        begun: Instant::now(),
+        plan_timeout: plan.timeout,
+        started: None,
+        stopped: None,
+        kill_at: None,
+        killed: false,
+    };
     // A slot in the channel is had before a frame is taken from the stream, never after.
     let mut room = None;
     loop {
@@ -147,6 +156,9 @@ pub async fn run(
                 course.kill_at = Some(Instant::now() + plan.stop_grace);
             }
             () = until(course.deadline()) => {
+                if course.started.is_none() && course.stopped.is_none() {
+                    return Err(AttemptError::LostEarly(LinkError::Closed(lease.container().clone())));
+                }
                 if course.killed {
                     let ran = course.started.map(|s| s.elapsed()).unwrap_or_default();
                     return Ok(Ended { exited: None, stopped: course.stopped, ran });
@@ -168,6 +180,7 @@ pub async fn run(
 
 /// How far an attempt is.
 struct Course {
+    begun: Instant,
     plan_timeout: Duration,
     started: Option<Instant>,
     stopped: Option<Stopped>,
@@ -178,7 +191,10 @@ struct Course {
 
 impl Course {
     fn deadline(&self) -> Option<Instant> {
-        self.kill_at.or_else(|| self.started.and_then(|s| s.checked_add(self.plan_timeout)))
+        self.kill_at.or_else(|| match self.started {
+            Some(started) => started.checked_add(self.plan_timeout),
+            None => Some(self.begun + START_PATIENCE),
+        })
     }
 
     fn lost(&self, error: LinkError) -> AttemptError {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 use support::broker::{Attempt, DIRECT, Job, LOG, RESULT, STARTED, data};
-use support::docker::{BUSYBOX, Image, docker_ok};
+use support::docker::{BUSYBOX, Image, docker, docker_ok};
 use support::engine::{EngineProxy, containers};
 use support::worker::{Site, Worker, eventually, run, signal};
 
@@ -742,8 +742,10 @@ fn a_second_sigterm_forces() {
         .await;
         assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
         for container in left {
-            docker_ok(["rm", "-f", "-v", &container.id]);
+            // The engine may be at it already.
+            let _ = docker(["rm", "-f", "-v", &container.id]).output();
         }
+        eventually("nothing is left", async || containers(&worker.name).is_empty().then_some(())).await;
         let queue = site.broker.pool_queue("box");
         eventually("the job is back", async || (site.broker.ready(&queue).await == 1).then_some(())).await;
     });

@@ -29,9 +29,15 @@ pub struct Job {
     pub logs: Logs,
     /// Names of variables in `env` whose values are masked in logs and results; at most 100.
     pub secrets: Vec<String>,
-    /// Anything; it comes back on every reply.
+    /// Anything, at most 64 KiB as JSON; it comes back on every reply.
     pub metadata: Option<Map<String, Value>>,
 }
+
+/// Most characters of a refusal's text. An AMQP header has to fit into one frame with all others.
+const BRIEF: usize = 400;
+
+/// Largest `metadata` in bytes of JSON: it comes back on every reply.
+pub const METADATA_MAX: usize = 64 * 1024;
 
 /// Most names in `secrets`: each costs time for every byte of output.
 pub const SECRETS_MAX: usize = 100;
@@ -178,6 +184,18 @@ fn bare(message: &str) -> &str {
     message.rfind(" at line ").map_or(message, |at| &message[..at])
 }
 
+/// serde repeats what it found in place of what it expected; that may be a secret in the wrong place.
+fn discreet(message: &str) -> String {
+    let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
+    match found.zip(message.rfind(", expected ")) {
+        Some((found, at)) => {
+            let kind = found.split([' ', ',']).next().unwrap_or_default();
+            format!("found a {kind}{}", &message[at..])
+        }
+        None => message.to_owned(),
+    }
+}
+
 /// Why a message is refused. The message is at fault: running it again can't help.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{message}", .field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
@@ -189,6 +207,15 @@ pub struct Rejection {
 }
 
 impl Rejection {
+    /// Short enough for a header and a log line, whatever was sent: names and values of the message are quoted in it.
+    fn brief(self) -> Rejection {
+        let cut = |text: String| match text.char_indices().nth(BRIEF) {
+            Some((at, _)) => format!("{}…", &text[..at]),
+            None => text,
+        };
+        Rejection { field: self.field.map(cut), message: cut(self.message) }
+    }
+
     /// A refusal of one field.
     pub fn of(field: &str, message: impl Into<String>) -> Rejection {
         Rejection { field: Some(field.into()), message: message.into() }
@@ -201,6 +228,10 @@ impl Rejection {
 /// [`Rejection`] names the first field at fault. Nesting is limited to 128 levels by serde_json, size by the
 /// caller.
 pub fn decode(body: &[u8]) -> Result<Job, Rejection> {
+    read(body).map_err(Rejection::brief)
+}
+
+fn read(body: &[u8]) -> Result<Job, Rejection> {
     if body.is_empty() {
         return Err(Rejection {
             field: None,
@@ -222,7 +253,7 @@ pub fn decode(body: &[u8]) -> Result<Job, Rejection> {
         let path = e.path().to_string();
         let inner = e.into_inner();
         let place = format!(" (line {}, column {})", inner.line(), inner.column());
-        let message = format!("{}{place}", bare(&inner.to_string()));
+        let message = format!("{}{place}", discreet(bare(&inner.to_string())));
         Rejection { field: (path != "." && path != "?").then_some(path), message }
     })?;
     d.end().map_err(|e| Rejection { field: None, message: format!("not one JSON object: {e}") })?;
@@ -243,10 +274,16 @@ fn check(job: &Job) -> Result<(), Rejection> {
             format!("{} names; the most is {SECRETS_MAX}", job.secrets.len()),
         ));
     }
-    for name in &job.secrets {
-        if !job.env.0.iter().any(|(n, _)| n == name) {
-            return Err(Rejection::of("secrets", format!("'{name}' is not a variable of env")));
-        }
+    // Not by name: what stands there may be the secret itself.
+    if let Some(at) = job.secrets.iter().position(|name| !job.env.0.iter().any(|(n, _)| n == name)) {
+        return Err(Rejection::of(&format!("secrets[{at}]"), "not the name of a variable in env"));
+    }
+    let metadata =
+        job.metadata.as_ref().and_then(|m| serde_json::to_vec(m).ok()).map_or(0, |json| json.len());
+    if metadata > METADATA_MAX {
+        let message =
+            format!("{metadata} bytes; the most is {METADATA_MAX}, since it comes back on every reply");
+        return Err(Rejection::of("metadata", message));
     }
     Ok(())
 }
@@ -290,7 +327,7 @@ mod tests {
             (r#"{"timeout":"soon"}"#, vec!["timeout", "'soon' is not a duration"]),
             (r#"{"timeout":"0s"}"#, vec!["timeout"]),
             (r#"{"logs":"loud"}"#, vec!["logs", "`stream`"]),
-            (r#"{"secrets":["T"]}"#, vec!["secrets", "'T' is not a variable of env"]),
+            (r#"{"secrets":["T"]}"#, vec!["secrets[0]", "not the name of a variable in env"]),
             (r#"{"metadata":7}"#, vec!["metadata", "expected a map"]),
         ] {
             let text = refused(body);
@@ -308,6 +345,20 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_short_whatever_was_sent() {
+        let long = "x".repeat(200_000);
+        for body in [
+            format!(r#"{{"{long}":1}}"#),
+            format!(r#"{{"timeout":"{long}"}}"#),
+            format!(r#"{{"logs":"{long}"}}"#),
+        ] {
+            assert!(refused(&body).len() < 1000);
+        }
+        let big = format!(r#"{{"metadata":{{"x":"{long}"}}}}"#);
+        assert!(refused(&big).contains("metadata: 200008 bytes; the most is 65536"), "{}", refused(&big));
+    }
+
+    #[test]
     fn no_value_of_a_variable_is_repeated() {
         for body in [
             r#"{"env":{"TOKEN":{"s3cret":1}}}"#,
@@ -316,6 +367,17 @@ mod tests {
         ] {
             let text = refused(body);
             assert!(!text.contains("s3cret") && !text.contains("8675309"), "{text}");
+        }
+        for misplaced in [
+            r#"{"env":"{\"TOKEN\":\"s3cret\"}"}"#,
+            r#"{"args":"--token=s3cret"}"#,
+            r#"{"secrets":"s3cret"}"#,
+            r#"{"secrets":["s3cret"]}"#,
+            r#"{"metadata":"s3cret, expected s3cret"}"#,
+        ] {
+            let text = refused(misplaced);
+            assert!(!text.contains("s3cret"), "{text}");
+            assert!(text.contains("expected") || text.contains("not the name"), "{text}");
         }
         let job = decode(br#"{"env":{"TOKEN":"s3cret"},"args":["s3cret"],"stdin":"s3cret"}"#).unwrap();
         assert!(!format!("{job:?}").contains("s3cret"));

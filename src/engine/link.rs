@@ -1,6 +1,7 @@
 //! The worker's end of the stream to a container's init: frames in, frames out.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -9,6 +10,9 @@ use tokio::io::AsyncWriteExt;
 use super::{Attached, ContainerId};
 use crate::contract::event::Stream;
 use crate::init::wire::{self, Exited, Failed, HEADER, Kind, Malformed, StartHead};
+
+/// How long the engine may take to accept a frame.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What init says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +119,11 @@ impl Link {
             self.stream.input.write_all(frame).await?;
             self.stream.input.flush().await
         };
-        written.await.map_err(|e| LinkError::Broken(self.container.clone(), e))
+        // An engine that is gone without a word, or stopped, takes nothing; init always does.
+        let written = tokio::time::timeout(WRITE_PATIENCE, written).await;
+        written
+            .unwrap_or_else(|late| Err(late.into()))
+            .map_err(|e| LinkError::Broken(self.container.clone(), e))
     }
 
     /// Sends the entrypoint a signal.

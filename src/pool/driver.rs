@@ -67,6 +67,8 @@ struct Waiting {
 struct Managed {
     recipe: Arc<Recipe>,
     backoff: Backoff,
+    /// Whether the last creation succeeded.
+    proven: bool,
     able: watch::Sender<bool>,
     last_failure: Option<String>,
     series: PoolSeries,
@@ -111,6 +113,7 @@ pub fn start(
         pools.push(Managed {
             recipe: Arc::new(recipe),
             backoff: Backoff::default(),
+            proven: false,
             able,
             last_failure: None,
             series,
@@ -149,6 +152,7 @@ impl Driver {
             // Not only when the clock says so: a command may have come in the very moment.
             self.slots.tick(now(), &mut self.actions);
             self.act();
+            self.publish_ability();
             if self.slots.is_empty() && self.drained.is_some() {
                 self.drained.take().map(|d| d.send(()));
                 return;
@@ -281,7 +285,7 @@ impl Driver {
         } else if !*pool.able.borrow() {
             tracing::info!(pool = %pool.recipe.pool, image = %pool.recipe.config.image, "first container ready after {after:?}");
         }
-        pool.able.send_if_modified(|able| !std::mem::replace(able, true));
+        pool.proven = true;
     }
 
     fn failed(&mut self, pool: PoolIndex, error: String) -> Duration {
@@ -289,8 +293,17 @@ impl Driver {
         let delay = pool.backoff.next();
         tracing::warn!(pool = %pool.recipe.pool, "a container could not be made ready, next try in {delay:?}: {error}");
         pool.last_failure = Some(error);
-        pool.able.send_if_modified(|able| std::mem::replace(able, false));
+        pool.proven = false;
         delay
+    }
+
+    /// A pool whose last creation failed can still give what is idle; and must, or nobody would lease, nothing would
+    /// be missing, and no new creation would ever be tried.
+    fn publish_ability(&self) {
+        for (index, pool) in self.pools.iter().enumerate() {
+            let now = pool.proven || self.slots.count(PoolIndex(index), State::Idle) > 0;
+            pool.able.send_if_modified(|able| std::mem::replace(able, now) != now);
+        }
     }
 
     fn publish_counts(&self) {

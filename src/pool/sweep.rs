@@ -12,8 +12,14 @@ use std::time::Duration;
 
 use crate::engine::{ContainerId, ContainerState, Engine, EngineError, WORKER_LABEL};
 
-/// Time between two sweeps. Longer than any start can take, since the engine's requests are bounded by less.
-pub const INTERVAL: Duration = Duration::from_secs(120);
+/// Least time between two sweeps.
+const INTERVAL: Duration = Duration::from_secs(120);
+
+/// Time between two sweeps where a request to the engine may take `request`: longer than the three that make and start
+/// a container, so that what is seen twice isn't being started.
+pub fn interval(request: Duration) -> Duration {
+    INTERVAL.max(request.saturating_mul(4))
+}
 
 /// What the last sweep saw of containers that were created and not started.
 #[derive(Debug, Default)]
@@ -25,7 +31,7 @@ impl Sweep {
     /// Looks once, and gives how many containers it removed.
     ///
     /// # Errors
-    /// What the engine said; what was not removed is found again next time.
+    /// If the engine gives no list. What could not be removed is found again next time.
     pub async fn once(&mut self, engine: &dyn Engine, worker: &str) -> Result<usize, EngineError> {
         let mut removed = 0;
         let mut created = HashSet::new();
@@ -36,8 +42,11 @@ impl Sweep {
                 ContainerState::Created => self.created.contains(&found.id),
             };
             if abandoned {
-                engine.remove(&found.id).await?;
-                removed += 1;
+                match engine.remove(&found.id).await {
+                    Ok(()) => removed += 1,
+                    // One that can't be removed must not keep the others.
+                    Err(error) => tracing::warn!(container = %found.id, "not swept: {error}"),
+                }
             } else if found.state == ContainerState::Created {
                 created.insert(found.id);
             }
@@ -48,15 +57,15 @@ impl Sweep {
 }
 
 /// Sweeps at once and then at intervals, for ever.
-pub async fn run(engine: Arc<dyn Engine>, worker: String) {
+pub async fn run(engine: Arc<dyn Engine>, worker: String, every: Duration) {
     let mut sweep = Sweep::default();
-    let mut interval = tokio::time::interval(INTERVAL);
+    let mut interval = tokio::time::interval(every);
     loop {
         interval.tick().await;
         match sweep.once(&*engine, &worker).await {
             Ok(0) => {}
             Ok(removed) => tracing::info!(removed, "swept containers that a worker had left behind"),
-            Err(error) => tracing::debug!("sweep failed, next one in {INTERVAL:?}: {error}"),
+            Err(error) => tracing::debug!("sweep failed, next one in {every:?}: {error}"),
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::outcome::{Disposition, Outcome};
 use crate::output::Output;
 use crate::replies::{Delivered, Replies};
 
+/// Most bytes of a publisher's own headers that a dead letter keeps.
+const HEADERS_MAX: usize = 8 * 1024;
+
 impl Case<'_> {
     /// Publishes the result, if there is one to publish.
     pub(super) async fn conclude(
@@ -132,6 +135,10 @@ impl Ending {
         properties.attempts = case.attempt;
         properties.delivery_count = 0;
         if let (Some(reason), Disposition::DeadLetter) = (&self.reason, self.disposition) {
+            // All headers have to fit into one frame; the reason counts more than what the publisher added.
+            if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
+                properties.headers.clear();
+            }
             properties
                 .headers
                 .retain(|(name, _)| !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER));

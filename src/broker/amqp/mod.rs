@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Two connections, because under a memory or disk alarm the broker stops reading from connections that publish: on
-//! a connection of its own, acknowledgements still go through. A [`line`] keeps a connection up and makes it again;
-//! a [`link`] is one such connection; consumers and publishers take a channel of the current link whenever
+//! a connection of its own, acknowledgements still go through. A `line` keeps a connection up and makes it again;
+//! a `link` is one such connection; consumers and publishers take a channel of the current link whenever
 //! theirs is gone. All waiting for the broker is bounded by `broker.timeout`, and all trying again is not.
 
 pub(crate) mod address;
