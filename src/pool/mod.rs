@@ -7,8 +7,11 @@
 //! A lease touches no engine and no disk: a message to the driver, one to the container's own task, and the stream
 //! to init changes hands.
 
+pub mod demand;
 pub mod driver;
 mod metrics;
+pub mod planner;
+pub mod sizing;
 pub mod slots;
 pub mod sweep;
 pub mod warm;
