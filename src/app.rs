@@ -1,5 +1,6 @@
 //! Wiring, and the order of shutdown; nothing else is decided here.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,23 +11,27 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::broker::amqp::{Amqp, BrokerMetrics};
-use crate::config::Config;
+use crate::config::{Config, Faults, Loaded, reload};
+use crate::contract::PoolName;
 use crate::contract::topology::Names;
 use crate::engine::docker::Docker;
 use crate::http::{self, View};
 use crate::metrics::Metrics;
-use crate::pool::{driver, sweep};
+use crate::pool::planner::Host;
+use crate::pool::presence::{self, Presence};
+use crate::pool::sweep::{self, Sweep};
+use crate::pool::{Owner, Pools};
 use crate::running::Running;
 use crate::worker::{Shutdown, Worker};
 
 /// How long the removal of all containers may take at the end. What is left then ends by itself, since its stream does.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Runs a worker until it is told to stop.
+/// Runs a worker until it is told to stop. `reload` reads the configuration again, at SIGHUP.
 ///
 /// # Errors
 /// What keeps it from starting. Broker and engine may come later; they are waited for.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let names = Names::new(&config.broker.prefix);
     let listener = http::bind(config.http.listen).await?;
@@ -42,8 +47,18 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let engine = Arc::new(Docker::new(&config.engine, &metrics)?);
     let name = &config.worker.name;
-    let pools = driver::start(engine.clone(), name, &config.pools, config.engine.creations, &metrics);
-    let sweeper = tokio::spawn(sweep::run(engine, name.clone(), sweep::interval(config.engine.timeout)));
+    let owner = Owner::new(name);
+    let presence_dir = config.worker.runtime_dir.clone().or_else(presence::default_dir);
+    let presence = announce(presence_dir.as_deref(), &owner);
+    let host = Host {
+        creators: config.engine.creations,
+        containers: config.engine.containers,
+        memory: config.engine.memory,
+    };
+    let image_check = config.engine.image_check;
+    let pools = Pools::start(engine.clone(), &owner, &config.pools, host, image_check, &metrics);
+    let sweep = Sweep::new(owner, presence_dir);
+    let sweeper = tokio::spawn(sweep::run(engine, sweep, sweep::interval(config.engine.timeout)));
     let broker =
         Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
     let running = Running::default();
@@ -52,6 +67,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
         worker: name.clone(),
         metrics: metrics.clone(),
         pools: pools.clone(),
+        host,
         running: running.clone(),
         broker: broker.connected(),
         drain: shutdown.drain.clone(),
@@ -62,7 +78,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 
     let drain_timeout = config.worker.drain_timeout;
     let worker =
-        Arc::new(Worker::new(config.worker, names, pools.clone(), broker.clone(), running, &metrics));
+        Arc::new(Worker::new(config.worker.clone(), names, pools.clone(), broker.clone(), running, &metrics));
     let seats = TaskTracker::new();
     for (pool, settings) in &config.pools {
         for _ in 0..settings.concurrency {
@@ -72,7 +88,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
     seats.close();
 
-    let told = signals.recv().await;
+    let told = signals.until_stop(config, &pools, reload).await;
     tracing::info!(
         signal = told,
         "draining: running jobs may go on for {drain_timeout:?}; a second signal forces"
@@ -95,10 +111,11 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     };
     tokio::select! {
         () = orderly => {
+            drop(presence);
             tracing::info!("stopped");
             Ok(())
         }
-        told = signals.recv() => {
+        told = signals.stop() => {
             // Containers end with their streams; the broker takes back what is not acknowledged.
             tracing::warn!(signal = told, "forced to stop; running jobs are lost here and will be delivered again");
             anyhow::bail!("forced to stop by a second signal")
@@ -106,17 +123,75 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
     }
 }
 
+/// Says on this host that the worker is alive. It works without: what it leaves if it dies is then found later.
+fn announce(dir: Option<&Path>, owner: &Owner) -> Option<Presence> {
+    let announced = dir.map(|dir| Presence::announce(dir, owner));
+    match announced {
+        Some(Ok(presence)) => Some(presence),
+        Some(Err(error)) => {
+            tracing::warn!("worker.runtime_dir: {error}; what this worker leaves if it dies is found later");
+            None
+        }
+        None => None,
+    }
+}
+
+/// Takes over what has changed in the configuration; all of it or nothing.
+fn take_over(config: &mut Config, pools: &Pools, read: Result<Loaded, Faults>) {
+    let new = match read {
+        Ok(loaded) => loaded.config,
+        Err(faults) => return tracing::error!("SIGHUP: nothing is taken over: {faults}"),
+    };
+    match reload::changes(config, &new) {
+        Ok(changed) => {
+            let names: Vec<&str> = changed.keys().map(PoolName::as_str).collect();
+            tracing::info!(pools = names.join(", "), "SIGHUP: the configuration was read again");
+            for (name, pool) in &changed {
+                // Only pools that were there before.
+                let _ = pools.reload(name, pool.clone());
+            }
+            pools.check_images();
+            *config = new;
+        }
+        Err(keys) => tracing::error!(
+            "SIGHUP: nothing is taken over, since these need a restart: {}; change them back, or restart the worker",
+            keys.join(", ")
+        ),
+    }
+}
+
 struct Signals {
     term: Signal,
     int: Signal,
+    hup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Signals> {
-        Ok(Signals { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn recv(&mut self) -> &'static str {
+    /// Takes over new configurations until told to stop.
+    async fn until_stop(
+        &mut self,
+        mut config: Config,
+        pools: &Pools,
+        reload: impl Fn() -> Result<Loaded, Faults>,
+    ) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return "SIGTERM",
+                _ = self.int.recv() => return "SIGINT",
+                _ = self.hup.recv() => take_over(&mut config, pools, reload()),
+            }
+        }
+    }
+
+    async fn stop(&mut self) -> &'static str {
         tokio::select! {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",

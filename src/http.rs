@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::pool::planner::Host;
 use crate::pool::{PoolStatus, Pools};
 use crate::running::{Running, RunningJob};
 
@@ -26,6 +27,8 @@ pub struct View {
     pub metrics: Metrics,
     /// The pools.
     pub pools: Pools,
+    /// What they share.
+    pub host: Host,
     /// Jobs in hand.
     pub running: Running,
     /// Whether the broker is connected.
@@ -101,6 +104,7 @@ struct Status {
     ready: bool,
     not_ready_because: Vec<String>,
     broker_connected: bool,
+    host: Host,
     pools: Vec<PoolStatus>,
     jobs: Vec<RunningJob>,
 }
@@ -115,6 +119,7 @@ async fn status(State(view): State<View>) -> Response {
         ready: found.is_empty(),
         not_ready_because: found,
         broker_connected: *view.broker.borrow(),
+        host: view.host,
         pools,
         jobs: view.running.list(),
     };

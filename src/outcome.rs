@@ -25,6 +25,8 @@ pub enum Outcome {
     Rejected(Rejection),
     /// We are.
     Trouble(Error),
+    /// We are: it got no container in time, and has not begun.
+    NoContainer(Error),
     /// The worker is stopping, and the job has not begun.
     NotBegun,
 }
@@ -67,7 +69,9 @@ pub fn disposition(outcome: &Outcome, attempt: u32, attempts: u32) -> Dispositio
             let step = attempt.saturating_sub(1) as usize;
             Disposition::Retry(RETRY_DELAYS[step.min(RETRY_DELAYS.len() - 1)])
         }
-        Outcome::Trouble(_) => Disposition::DeadLetter,
+        // Others may have one. Each time it comes back it counts as an attempt.
+        Outcome::NoContainer(_) if attempt < attempts => Disposition::HandBack,
+        Outcome::Trouble(_) | Outcome::NoContainer(_) => Disposition::DeadLetter,
     }
 }
 
@@ -91,7 +95,7 @@ impl Outcome {
         match error {
             LeaseError::Closed => Outcome::NotBegun,
             LeaseError::Unknown(_) | LeaseError::Timeout { .. } => {
-                trouble(ErrorKind::NoContainer, error.to_string())
+                Outcome::NoContainer(Error { kind: ErrorKind::NoContainer, message: error.to_string() })
             }
         }
     }

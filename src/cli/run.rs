@@ -19,7 +19,8 @@ use crate::init::wire::End;
 use crate::launch;
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
-use crate::pool::{Pools, driver};
+use crate::pool::planner::Host;
+use crate::pool::{Owner, Pools};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -58,7 +59,9 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
     let stdin = args.job.read_stdin().map_err(|e| format!("reading stdin: {e}"))?.map(Bytes::from);
     let metrics = Metrics::new();
     let engine = std::sync::Arc::new(Docker::new(&config.engine, &metrics).map_err(|e| e.to_string())?);
-    let pools = driver::start(engine, &config.worker.name, &config.pools, 1, &metrics);
+    let host = Host { creators: 1, containers: None, memory: None };
+    let owner = Owner::new(&config.worker.name);
+    let pools = Pools::start(engine, &owner, &config.pools, host, config.engine.image_check, &metrics);
     let outcome = async {
         let lease = tokio::select! {
             lease = pools.lease(&name, config.worker.lease_timeout) => lease.map_err(|e| e.to_string())?,
@@ -159,7 +162,7 @@ fn exit_code(outcome: Outcome) -> Result<u8, String> {
             })
         }
         Outcome::Rejected(rejection) => Err(rejection.to_string()),
-        Outcome::Trouble(error) => Err(error.message),
+        Outcome::Trouble(error) | Outcome::NoContainer(error) => Err(error.message),
         Outcome::NotBegun => Err("stopped before the job began".into()),
     }
 }

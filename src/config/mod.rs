@@ -17,6 +17,7 @@ mod image;
 pub mod load;
 mod pool;
 mod reader;
+pub mod reload;
 mod sections;
 mod security;
 mod source;
@@ -28,6 +29,7 @@ mod variables;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::contract::PoolName;
@@ -112,6 +114,28 @@ pub struct EngineConfig {
     /// `creations`: containers being created at once on this host, over all pools. More than 2 to 4
     /// makes dockerd slower, not faster, on 2 cores. 1 to 64; default 3.
     pub creations: usize,
+    /// `containers`: most containers in all states, over all pools. 1 to 100000; default: no limit beside the pools' own.
+    pub containers: Option<usize>,
+    /// `memory`: most memory of all containers together, each counted with its pool's `memory`, idle ones too, since
+    /// each may be running a job in the next moment. Default: no limit.
+    pub memory: Option<u64>,
+    /// `image_check`: how often it is looked whether a pool's image is another now under its name; idle
+    /// containers are then replaced one by one. 1s to 1d; default 1m. Nothing is pulled for it.
+    pub image_check: Duration,
+}
+
+impl Default for EngineConfig {
+    /// What an empty section says.
+    fn default() -> EngineConfig {
+        EngineConfig {
+            host: None,
+            timeout: Duration::from_secs(60),
+            creations: 3,
+            containers: None,
+            memory: None,
+            image_check: Duration::from_secs(60),
+        }
+    }
 }
 
 /// `[http]`: metrics and health.
@@ -135,6 +159,9 @@ pub struct WorkerConfig {
     /// `max_message`: largest job message in bytes; above it the job is rejected. 1KiB to 512MiB; default
     /// 16MiB.
     pub max_message: u64,
+    /// `runtime_dir`: where a file says that this worker is alive, for others on this host that look for what dead ones left.
+    /// Default: `/run/prewarm`, or `prewarm` in `$XDG_RUNTIME_DIR` for who may not write there.
+    pub runtime_dir: Option<PathBuf>,
 }
 
 /// `[pool.NAME]`: one set of interchangeable containers. What is `None` is left to the image or the engine,
@@ -206,7 +233,7 @@ impl PoolConfig {
         PoolConfig {
             image: image.into(),
             pull: Pull::Missing,
-            idle: IdleConfig { min: 1, max: 4, hit_target: 0.99 },
+            idle: IdleConfig { min: 1, max: 4, hit_target: 0.99, ttl: None, max_age: None },
             concurrency: 4,
             timeout: TimeoutConfig {
                 default: Duration::from_secs(3600),
@@ -238,6 +265,23 @@ impl PoolConfig {
     }
 }
 
+impl PoolConfig {
+    /// What makes a container of this pool the one that it is: all but what can change without a new container.
+    #[must_use]
+    pub fn container(&self) -> PoolConfig {
+        let plain = PoolConfig::of_image("");
+        PoolConfig {
+            pull: plain.pull,
+            idle: plain.idle,
+            concurrency: plain.concurrency,
+            timeout: plain.timeout,
+            stop_grace: plain.stop_grace,
+            logs_limit: plain.logs_limit,
+            ..self.clone()
+        }
+    }
+}
+
 /// `idle`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct IdleConfig {
@@ -247,6 +291,11 @@ pub struct IdleConfig {
     pub max: usize,
     /// `hit_target`: wanted share of hits, between 0 and 1; default 0.99.
     pub hit_target: f64,
+    /// `ttl`: without a job for this long only `min` are kept. 1s to 365d; default: not at all, so that a pool that has
+    /// had a job keeps at least one.
+    pub ttl: Option<Duration>,
+    /// `max_age`: idle containers older than this are replaced. 1s to 365d; default: never.
+    pub max_age: Option<Duration>,
 }
 
 /// `timeout`

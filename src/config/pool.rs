@@ -134,16 +134,19 @@ fn image(field: &mut Field<'_, '_>) -> Outcome<String> {
     Ok(image)
 }
 
-/// `idle = 4`, or `idle = { min, max, hit_target }`.
+/// `idle = 4`, or `idle = { min, max, hit_target, ttl, max_age }`.
 fn idle(section: &mut Section<'_, '_>, plain: Option<usize>) -> Outcome<IdleConfig> {
     let min = section.optional("min", number(0..=10_000));
     let max = section.optional("max", number(1..=10_000));
     let hit_target = section.or("hit_target", 0.99, hit_target);
+    let while_idle = || within(duration, Duration::from_secs(1)..=LONGEST, "1s to 365d");
+    let ttl = section.optional("ttl", while_idle());
+    let max_age = section.optional("max_age", while_idle());
     let (min, max) = bounds(plain, (1, 4), min?, max?);
     if min > max {
         return Err(section.wrong("min", format!("'{min}' is above max: write at most {max}")));
     }
-    Ok(IdleConfig { min, max, hit_target: hit_target? })
+    Ok(IdleConfig { min, max, hit_target: hit_target?, ttl: ttl?, max_age: max_age? })
 }
 
 /// Two bounds of which either, both or none may be written. The plain value stands for both; what is left to

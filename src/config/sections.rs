@@ -9,8 +9,8 @@ use super::address::{check_broker, check_engine};
 use super::field::Field;
 use super::pool::pool;
 use super::reader::{Outcome, Section};
-use super::values::{LONGEST, choice, duration, number, size, within};
-use super::{BrokerConfig, Config, EngineConfig, HttpConfig, TopologyMode, WorkerConfig};
+use super::values::{LONGEST, choice, duration, number, size, text, within};
+use super::{BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TopologyMode, WorkerConfig};
 use crate::contract::PoolName;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,12 +31,37 @@ pub(super) fn config(root: &mut Section<'_, '_>) -> Outcome<Config> {
         let example = "[pool.build] with image = \"busybox:1.36\"";
         pools = Err(root.wrong_at_all(format!("no pool is configured: write one, such as {example}")));
     }
-    Ok(Config {
-        broker: broker?,
-        engine: engine?,
-        http: http?,
-        worker: worker?,
-        pools: BTreeMap::from_iter(pools?),
+    let (broker, engine, http, worker) = (broker?, engine?, http?, worker?);
+    let pools = BTreeMap::from_iter(pools?);
+    if let Some(message) = over_budget(&engine, &pools) {
+        return Err(root.wrong("engine", message));
+    }
+    Ok(Config { broker, engine, http, worker, pools })
+}
+
+/// What is wrong if the host's budget can't hold the least that the pools ask for.
+fn over_budget(engine: &EngineConfig, pools: &BTreeMap<PoolName, PoolConfig>) -> Option<String> {
+    let least = |pool: &PoolConfig| pool.idle.min.max(1);
+    let places: usize = pools.values().map(least).sum();
+    if let Some(containers) = engine.containers.filter(|containers| *containers < places) {
+        return Some(format!(
+            "containers: {containers} is less than the pools need with one container, or idle.min, each: write at least {places}"
+        ));
+    }
+    let memory = engine.memory?;
+    let mut needed = 0u64;
+    for (name, pool) in pools {
+        let Some(each) = pool.memory else {
+            return Some(format!(
+                "memory is shared out by what each container may take, and pool.{name} doesn't say: write its memory, such as \"512MiB\""
+            ));
+        };
+        needed = needed.saturating_add(each.saturating_mul(least(pool) as u64));
+    }
+    (needed > memory).then(|| {
+        format!(
+            "memory: {memory} is less than the pools need with one container, or idle.min, each: write at least {needed}"
+        )
     })
 }
 
@@ -70,9 +95,22 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
 
 fn engine(section: &mut Section<'_, '_>) -> Outcome<EngineConfig> {
     let host = section.optional("host", |field| address(field, check_engine));
-    let timeout = section.or("timeout", MINUTE, within(duration, SECOND..=60 * MINUTE, "1s to 1h"));
-    let creations = section.or("creations", 3, number(1..=64));
-    Ok(EngineConfig { host: host?, timeout: timeout?, creations: creations? })
+    let default = EngineConfig::default();
+    let timeout = section.or("timeout", default.timeout, within(duration, SECOND..=60 * MINUTE, "1s to 1h"));
+    let creations = section.or("creations", default.creations, number(1..=64));
+    let containers = section.optional("containers", number(1..=100_000));
+    let memory = section.optional("memory", within(size, 6 << 20..=u64::MAX, "at least 6MiB"));
+    let day = 24 * 60 * MINUTE;
+    let image_check =
+        section.or("image_check", default.image_check, within(duration, SECOND..=day, "1s to 1d"));
+    Ok(EngineConfig {
+        host: host?,
+        timeout: timeout?,
+        creations: creations?,
+        containers: containers?,
+        memory: memory?,
+        image_check: image_check?,
+    })
 }
 
 fn http(section: &mut Section<'_, '_>) -> Outcome<HttpConfig> {
@@ -97,7 +135,12 @@ fn worker(section: &mut Section<'_, '_>) -> Outcome<WorkerConfig> {
     // RabbitMQ takes no message above 512 MiB, and none above 16 MiB by default since 4.0.
     let max_message =
         section.or("max_message", 16 << 20, within(size, 1 << 10..=512 << 20, "1KiB to 512MiB"));
+    let runtime_dir = section.optional("runtime_dir", |field| match text(field)? {
+        path if path.starts_with('/') => Ok(path.into()),
+        _ => Err(field.is_not("an absolute path: write one such as /run/prewarm")),
+    });
     Ok(WorkerConfig {
+        runtime_dir: runtime_dir?,
         name: name?,
         drain_timeout: drain_timeout?,
         retries: retries?,

@@ -135,7 +135,8 @@ pub fn listed(summary: ContainerSummary) -> Option<Listed> {
         labels: summary.labels.unwrap_or_default().into_iter().collect(),
         state: match summary.state {
             Some(S::CREATED) => ContainerState::Created,
-            Some(S::RUNNING | S::PAUSED | S::RESTARTING) => ContainerState::Running,
+            Some(S::RUNNING | S::RESTARTING) => ContainerState::Running,
+            Some(S::PAUSED) => ContainerState::Paused,
             _ => ContainerState::Ended,
         },
         created: summary.created.unwrap_or(0),

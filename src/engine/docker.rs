@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use bollard::Docker as Client;
 use bollard::container::LogOutput;
 use bollard::errors::Error as ClientError;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions};
+use bollard::models::{ContainerCreateBody, EventMessage, HostConfig, Mount, MountType, MountVolumeOptions};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
-    DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    DownloadFromContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
     UploadToContainerOptionsBuilder, WaitContainerOptionsBuilder,
 };
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Attached, ContainerId, ContainerSpec, Engine, EngineError, EngineInfo, Fault, INIT_DIR, INIT_PATH, Image,
-    Listed, Op, convert,
+    Listed, Op, Stops, convert,
 };
 use crate::config::{EngineConfig, Pull};
 use crate::init;
@@ -323,6 +323,33 @@ impl Engine for Docker {
             self.ask(Op::List, &filter, self.timeout, self.client.list_containers(Some(options))).await?;
         Ok(found.into_iter().filter_map(convert::listed).collect())
     }
+
+    async fn stops(&self, label: &str, value: &str) -> Result<Stops, EngineError> {
+        let label = format!("{label}={value}");
+        let filters = HashMap::from([
+            ("type", vec!["container"]),
+            ("event", vec!["die", "pause"]),
+            ("label", vec![label.as_str()]),
+        ]);
+        let options = EventsOptionsBuilder::default().filters(&filters).build();
+        let host = self.host.clone();
+        let stops = self.client.events(Some(options)).filter_map(move |event| {
+            let found = match event {
+                Ok(event) => actor(event).map(Ok),
+                Err(e) => {
+                    let fault = Fault::Unreachable { host: host.clone(), reason: chain(&e) };
+                    Some(Err(EngineError { op: Op::Events, subject: "of containers".into(), fault }))
+                }
+            };
+            std::future::ready(found)
+        });
+        Ok(Box::pin(stops))
+    }
+}
+
+/// What an event is about, if it is about a container.
+fn actor(event: EventMessage) -> Option<ContainerId> {
+    event.actor.and_then(|actor| actor.id).map(|id| ContainerId::new(&id))
 }
 
 /// bollard gives a container's non-zero exit code as an error of the wait.

@@ -21,6 +21,8 @@ use crate::config::{PoolConfig, Pull};
 
 /// Label with the worker that a container belongs to.
 pub const WORKER_LABEL: &str = "prewarm.worker";
+/// Label with the very process of that worker: another life of the worker has another.
+pub const INSTANCE_LABEL: &str = "prewarm.instance";
 /// Label with the container's pool.
 pub const POOL_LABEL: &str = "prewarm.pool";
 /// Label with the digest of all that makes a pool's containers interchangeable.
@@ -60,7 +62,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Containers that carry this label (with this value, if one is given), in every state.
     async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<Listed>, EngineError>;
+
+    /// Follows, from now on, which containers with this label and value stop running: they ended, or were paused. The
+    /// stream doesn't reconnect: when it ends something may have been missed.
+    async fn stops(&self, label: &str, value: &str) -> Result<Stops, EngineError>;
 }
+
+/// Containers that stopped running, as they do.
+pub type Stops = Pin<Box<dyn Stream<Item = Result<ContainerId, EngineError>> + Send>>;
 
 /// What an engine says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,8 +174,10 @@ pub struct Listed {
 pub enum ContainerState {
     /// Created and never started.
     Created,
-    /// Running, paused or restarting: its init holds the worker's stream, or is about to notice its end.
+    /// Running or restarting: its init holds the worker's stream, or is about to notice its end.
     Running,
+    /// Frozen: its init can do nothing.
+    Paused,
     /// Ended, dead, or being removed.
     Ended,
 }
@@ -192,11 +203,13 @@ pub enum Op {
     Remove,
     /// Listing containers.
     List,
+    /// Following what happens to containers.
+    Events,
 }
 
 impl Op {
     /// All, for metrics that must exist from the start.
-    pub const ALL: [Op; 9] = [
+    pub const ALL: [Op; 10] = [
         Op::Info,
         Op::Inspect,
         Op::Pull,
@@ -206,6 +219,7 @@ impl Op {
         Op::Start,
         Op::Remove,
         Op::List,
+        Op::Events,
     ];
 
     /// As in metrics and messages.
@@ -220,6 +234,7 @@ impl Op {
             Op::Start => "start",
             Op::Remove => "remove",
             Op::List => "list",
+            Op::Events => "events",
         }
     }
 }
@@ -234,6 +249,14 @@ pub struct EngineError {
     pub subject: String,
     /// Why it failed.
     pub fault: Fault,
+}
+
+impl EngineError {
+    /// The stream of events ended, as it does when the engine stops.
+    pub fn events_ended() -> EngineError {
+        let fault = Fault::Refused("the stream ended".into());
+        EngineError { op: Op::Events, subject: "of containers".into(), fault }
+    }
 }
 
 /// Why a request failed.

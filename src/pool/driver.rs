@@ -1,44 +1,65 @@
 //! The one task that owns the slots: commands in, actions out. It never waits for an engine; what takes time
 //! runs in tasks of its own, which report back by command.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
-use super::metrics::{PoolMetrics, PoolSeries};
+use super::metrics::PoolSeries;
+use super::planner::{self, Limits, Planner};
+use super::recipe::Recipe;
 use super::slots::{Action, Bounds, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
-use super::warm::{self, Recipe};
-use super::{Entry, Lease, PoolStatus, Pools};
+use super::status::{ContainerStatus, PoolStatus};
+use super::{Lease, warm};
 use crate::config::PoolConfig;
-use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
-use crate::engine::{ContainerId, Engine};
-use crate::metrics::Metrics;
+use crate::engine::ContainerId;
 use crate::retry::Backoff;
 
 /// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
 /// millisecond on the same cores and through the same engine; creating takes that engine hundreds.
 const REFILL_GRACE: Duration = Duration::from_millis(10);
 
+/// How often targets are computed anew.
+const PLAN_EVERY: Duration = Duration::from_millis(500);
+
 /// What the driver is told.
-pub(crate) enum Command {
+pub(super) enum Command {
     /// Somebody wants a container.
     Lease { pool: PoolIndex, waiter: WaiterId, reply: oneshot::Sender<Lease> },
     /// Whoever waited has gone, served or not.
     Leave(PoolIndex, WaiterId),
     /// A container is ready; `handoff` is the way to the task that holds it.
-    Ready { slot: SlotId, container: ContainerId, handoff: oneshot::Sender<Grant>, after: Duration },
+    Ready {
+        slot: SlotId,
+        container: ContainerId,
+        handoff: oneshot::Sender<Grant>,
+        recipe: Arc<Recipe>,
+        image: String,
+        /// From creation to ready.
+        warmup: Duration,
+        /// How long this creation took one of those that may be under way at once.
+        kept_busy: Duration,
+    },
     /// A container could not be made ready; it may exist.
     Failed { slot: SlotId, container: Option<ContainerId>, error: String },
     /// An idle container ended, perhaps after it was granted and before it was handed over.
     Died { slot: SlotId, grant: Option<Grant> },
+    /// The engine says of an idle container that it doesn't run.
+    Doubted(SlotId),
+    /// Somebody wants to know what is idle.
+    Idle(oneshot::Sender<Vec<(SlotId, ContainerId)>>),
     /// A lease ended.
     Released(SlotId, Reason),
     /// A container is gone.
     Gone(SlotId),
+    /// This is what a pool's image is now under its name.
+    Image(PoolIndex, String),
+    /// A pool is configured otherwise.
+    Reload(PoolIndex, Arc<PoolConfig>),
     /// Somebody wants to know how the pools are.
     Status(oneshot::Sender<Vec<PoolStatus>>),
     /// Retire everything, and answer when nothing is left.
@@ -46,7 +67,7 @@ pub(crate) enum Command {
 }
 
 /// To whom an idle container is handed over.
-pub(crate) struct Grant {
+pub(super) struct Grant {
     pub waiter: WaiterId,
     pub reply: oneshot::Sender<Lease>,
     pub kind: LeaseKind,
@@ -64,18 +85,22 @@ struct Waiting {
 }
 
 /// One pool, as the driver sees it.
-struct Managed {
-    recipe: Arc<Recipe>,
-    backoff: Backoff,
-    /// Whether the last creation succeeded.
-    proven: bool,
-    able: watch::Sender<bool>,
-    last_failure: Option<String>,
-    series: PoolSeries,
+pub(super) struct Managed {
+    pub recipe: Arc<Recipe>,
+    pub backoff: Backoff,
+    pub able: watch::Sender<bool>,
+    pub config: watch::Sender<Arc<PoolConfig>>,
+    pub last_failure: Option<String>,
+    /// The image of the containers that are made now.
+    pub image: Option<String>,
+    /// Whether it has been said that the goal is out of reach.
+    pub complained: bool,
+    pub series: PoolSeries,
 }
 
-pub(crate) struct Driver {
+pub(super) struct Driver {
     slots: Slots,
+    planner: Planner,
     pools: Vec<Managed>,
     held: HashMap<SlotId, Held>,
     waiting: HashMap<WaiterId, Waiting>,
@@ -84,75 +109,65 @@ pub(crate) struct Driver {
     actions: Vec<Action>,
 }
 
-/// Starts the pools: their first containers are being created when this returns.
-pub fn start(
-    engine: Arc<dyn Engine>,
-    worker: &str,
-    configs: &BTreeMap<PoolName, PoolConfig>,
-    creations: usize,
-    metrics: &Metrics,
-) -> Pools {
-    let (commands, inbox) = mpsc::unbounded_channel();
-    let metrics = PoolMetrics::new(metrics);
-    let mut pools = Vec::new();
-    let mut bounds = Vec::new();
-    let mut entries = BTreeMap::new();
-    for (index, (name, config)) in configs.iter().enumerate() {
-        let config = Arc::new(config.clone());
-        let (able, follow) = watch::channel(false);
-        let series = metrics.of(name);
-        let entry = Entry {
-            index: PoolIndex(index),
-            config: Arc::clone(&config),
-            able: follow,
-            series: series.clone(),
-        };
-        entries.insert(name.clone(), entry);
-        bounds.push(Bounds { slots: config.idle.max + config.concurrency });
-        let recipe = Recipe::new(Arc::clone(&engine), worker.into(), name.clone(), config);
-        pools.push(Managed {
-            recipe: Arc::new(recipe),
-            backoff: Backoff::default(),
-            proven: false,
-            able,
-            last_failure: None,
-            series,
-        });
+/// What a pool may have, from its configuration.
+pub(super) fn bounds(config: &PoolConfig) -> Bounds {
+    Bounds {
+        slots: config.idle.max + config.concurrency,
+        memory: config.memory.unwrap_or(0),
+        max_age: config.idle.max_age,
     }
-    let mut driver = Driver {
-        slots: Slots::new(&bounds, creations),
-        pools,
-        held: HashMap::new(),
-        waiting: HashMap::new(),
-        commands: commands.clone(),
-        drained: None,
-        actions: Vec::new(),
-    };
-    for index in 0..driver.pools.len() {
-        let target = driver.pools[index].recipe.config.idle.max;
-        driver.slots.set_target(PoolIndex(index), target, now(), &mut driver.actions);
+}
+
+/// What the planner may plan with, from a pool's configuration.
+pub(super) fn limits(config: &PoolConfig) -> Limits {
+    Limits {
+        min: config.idle.min,
+        max: config.idle.max,
+        hit_target: config.idle.hit_target,
+        ttl: config.idle.ttl,
+        memory: config.memory.unwrap_or(0),
     }
-    tokio::spawn(driver.run(inbox));
-    Pools { entries: Arc::new(entries), commands, waiters: Arc::new(AtomicU64::new(0)) }
 }
 
 impl Driver {
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
-        self.act();
+    pub fn new(
+        slots: Slots,
+        planner: Planner,
+        pools: Vec<Managed>,
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> Driver {
+        Driver {
+            slots,
+            planner,
+            pools,
+            held: HashMap::new(),
+            waiting: HashMap::new(),
+            commands,
+            drained: None,
+            actions: Vec::new(),
+        }
+    }
+
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let mut plan = tokio::time::interval(PLAN_EVERY);
+        plan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let tick = self.slots.next_tick(now());
             tokio::select! {
+                // Jobs first.
+                biased;
                 command = inbox.recv() => match command {
                     Some(command) => self.take(command),
                     // Not reached: the driver holds a sender for the tasks that it starts.
                     None => return,
                 },
+                _ = plan.tick() => self.plan(),
                 () = sleep_until(tick) => {}
             }
             // Not only when the clock says so: a command may have come in the very moment.
             self.slots.tick(now(), &mut self.actions);
             self.act();
-            self.publish_ability();
+            self.publish();
             if self.slots.is_empty() && self.drained.is_some() {
                 self.drained.take().map(|d| d.send(()));
                 return;
@@ -165,8 +180,9 @@ impl Driver {
         let out = &mut self.actions;
         match command {
             Command::Lease { pool, waiter, reply } => {
-                let kind =
-                    if self.slots.lease(pool, waiter, now, out) { LeaseKind::Hit } else { LeaseKind::Miss };
+                let hit = self.slots.lease(pool, waiter, now, out);
+                self.planner.arrived(pool.0, hit, now);
+                let kind = if hit { LeaseKind::Hit } else { LeaseKind::Miss };
                 self.waiting.insert(waiter, Waiting { reply, kind });
             }
             Command::Leave(pool, waiter) => {
@@ -174,25 +190,31 @@ impl Driver {
                     self.slots.give_up(pool, waiter);
                 }
             }
-            Command::Ready { slot, container, handoff, after } => {
+            Command::Ready { slot, container, handoff, recipe, image, warmup, kept_busy } => {
                 self.held.insert(slot, Held { container, handoff: Some(handoff) });
-                self.slots.ready(slot, now, out);
-                self.recovered(slot.pool, after);
+                self.planner.warmed(slot.pool.0, kept_busy);
+                self.recovered(slot.pool, &recipe, image, warmup);
+                self.slots.ready(slot, now, &mut self.actions);
             }
             Command::Failed { slot, container, error } => {
                 if let Some(container) = container {
                     self.held.insert(slot, Held { container, handoff: None });
                 }
-                let delay = self.failed(slot.pool, error);
-                self.slots.failed(slot, now + delay, now, &mut self.actions);
+                self.failed(slot, error, now);
             }
             Command::Died { slot, grant: None } => self.slots.died(slot, None, now, out),
             Command::Died { slot, grant: Some(grant) } => self.take_back(slot, grant),
+            Command::Doubted(slot) => self.slots.doubted(slot, now, out),
+            Command::Idle(reply) => {
+                let _ = reply.send(self.idle());
+            }
             Command::Released(slot, reason) => self.slots.released(slot, reason, now, out),
             Command::Gone(slot) => {
                 self.held.remove(&slot);
                 self.slots.gone(slot, now, out);
             }
+            Command::Image(pool, image) => self.image_is(pool, image, now),
+            Command::Reload(pool, config) => self.reload(pool, config, now),
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
             }
@@ -221,8 +243,26 @@ impl Driver {
             }
         }
         self.actions.clear();
-        // Even if there was nothing to do: a container that became ready, or is gone, counts elsewhere now.
-        self.publish_counts();
+    }
+
+    fn plan(&mut self) {
+        if self.drained.is_some() {
+            return;
+        }
+        let now = now();
+        let count = |pool, state| self.slots.count(PoolIndex(pool), state);
+        self.planner.plan(now, |pool| count(pool, State::Leased) + count(pool, State::Removing));
+        for index in 0..self.pools.len() {
+            let pool = PoolIndex(index);
+            let sizing = self.planner.sizing(index);
+            let managed = &mut self.pools[index];
+            if sizing.target != self.slots.target(pool) {
+                tracing::debug!(pool = %managed.recipe.pool, ?sizing, "target");
+            }
+            managed.complain(sizing);
+            let worth = (0..=managed.recipe.config.idle.max).map(|idle| self.planner.worth(index, idle)).collect();
+            self.slots.set_target(pool, sizing.target, worth, now, &mut self.actions);
+        }
     }
 
     fn grant(&mut self, slot: SlotId, waiter: WaiterId) {
@@ -276,67 +316,145 @@ impl Driver {
         });
     }
 
-    fn recovered(&mut self, pool: PoolIndex, after: Duration) {
+    fn recovered(&mut self, pool: PoolIndex, recipe: &Arc<Recipe>, image: String, warmup: Duration) {
         let pool = &mut self.pools[pool.0];
-        pool.series.warmup.observe(after.as_secs_f64());
+        pool.series.warmup.observe(warmup.as_secs_f64());
         pool.backoff.reset();
         if pool.last_failure.take().is_some() {
             tracing::info!(pool = %pool.recipe.pool, "containers can be started again");
-        } else if !*pool.able.borrow() {
-            tracing::info!(pool = %pool.recipe.pool, image = %pool.recipe.config.image, "first container ready after {after:?}");
+        } else if pool.image.is_none() {
+            tracing::info!(pool = %pool.recipe.pool, image = %pool.recipe.config.image, "first container ready after {warmup:?}");
         }
-        pool.proven = true;
+        if Arc::ptr_eq(recipe, &pool.recipe) {
+            pool.image = Some(image);
+        }
     }
 
-    fn failed(&mut self, pool: PoolIndex, error: String) -> Duration {
-        let pool = &mut self.pools[pool.0];
-        let delay = pool.backoff.next();
-        tracing::warn!(pool = %pool.recipe.pool, "a container could not be made ready, next try in {delay:?}: {error}");
+    fn failed(&mut self, slot: SlotId, error: String, now: Instant) {
+        let pool = &mut self.pools[slot.pool.0];
+        let name = pool.recipe.pool.clone();
+        let backoff = &mut pool.backoff;
+        let until = || {
+            let delay = backoff.next();
+            tracing::warn!(pool = %name, "a container could not be made ready, next try in {delay:?}: {error}");
+            now + delay
+        };
+        self.slots.failed(slot, until, now, &mut self.actions);
         pool.last_failure = Some(error);
-        pool.proven = false;
-        delay
     }
 
-    /// A pool whose last creation failed can still give what is idle; and must, or nobody would lease, nothing would
-    /// be missing, and no new creation would ever be tried.
-    fn publish_ability(&self) {
+    fn image_is(&mut self, pool: PoolIndex, image: String, now: Instant) {
+        let managed = &mut self.pools[pool.0];
+        let Some(old) = managed.image.clone().filter(|old| *old != image) else { return };
+        tracing::info!(
+            pool = %managed.recipe.pool, name = managed.recipe.config.image, %old, new = %image,
+            "the image is another now: idle containers are replaced one by one"
+        );
+        managed.image = Some(image);
+        managed.recipe = Arc::new(managed.recipe.renewed(Arc::clone(&managed.recipe.config)));
+        self.slots.roll(pool, now, &mut self.actions);
+    }
+
+    fn reload(&mut self, pool: PoolIndex, config: Arc<PoolConfig>, now: Instant) {
+        let managed = &mut self.pools[pool.0];
+        let same = managed.recipe.config.container() == config.container();
+        managed.recipe = Arc::new(managed.recipe.renewed(Arc::clone(&config)));
+        managed.config.send_replace(Arc::clone(&config));
+        managed.complained = false;
+        self.planner.set_limits(pool.0, limits(&config));
+        self.slots.set_bounds(pool, bounds(&config));
+        if !same {
+            tracing::info!(pool = %managed.recipe.pool, "configured otherwise: idle containers are replaced one by one");
+            self.slots.roll(pool, now, &mut self.actions);
+        }
+        self.plan();
+    }
+
+    fn idle(&self) -> Vec<(SlotId, ContainerId)> {
+        let idle = |(slot, held): (&SlotId, &Held)| {
+            (self.slots.state(*slot) == Some(State::Idle)).then(|| (*slot, held.container.clone()))
+        };
+        self.held.iter().filter_map(idle).collect()
+    }
+
+    /// Lets everybody see how it is now.
+    fn publish(&self) {
         for (index, pool) in self.pools.iter().enumerate() {
-            let now = pool.proven || self.slots.count(PoolIndex(index), State::Idle) > 0;
+            let index = PoolIndex(index);
+            for state in State::ALL {
+                pool.series.containers(state).set(self.slots.count(index, state) as i64);
+            }
+            pool.series.target.set(self.slots.target(index) as i64);
+            let now = self.slots.able(index);
             pool.able.send_if_modified(|able| std::mem::replace(able, now) != now);
         }
     }
 
-    fn publish_counts(&self) {
-        for (index, pool) in self.pools.iter().enumerate() {
-            for state in State::ALL {
-                pool.series.containers(state).set(self.slots.count(PoolIndex(index), state) as i64);
-            }
-            pool.series.target.set(self.slots.target(PoolIndex(index)) as i64);
-        }
-    }
-
     fn status(&self) -> Vec<PoolStatus> {
+        let containers = |pool: PoolIndex| {
+            let mine = self.held.iter().filter(|(slot, _)| slot.pool == pool);
+            let mut all: Vec<_> = mine
+                .filter_map(|(slot, held)| {
+                    Some((*slot, ContainerStatus::new(&held.container, self.slots.state(*slot)?)))
+                })
+                .collect();
+            all.sort_by_key(|(slot, _)| *slot);
+            all.into_iter().map(|(_, container)| container).collect()
+        };
         let status = |(index, pool): (usize, &Managed)| {
-            let count = |state| self.slots.count(PoolIndex(index), state);
+            let index = PoolIndex(index);
+            let count = |state| self.slots.count(index, state);
+            let config = &pool.recipe.config;
             PoolStatus {
                 pool: pool.recipe.pool.clone(),
-                image: pool.recipe.config.image.clone(),
+                image: config.image.clone(),
+                image_id: pool.image.clone(),
                 able: *pool.able.borrow(),
-                target: self.slots.target(PoolIndex(index)),
+                idle_min: config.idle.min,
+                idle_max: config.idle.max,
+                memory: config.memory,
+                target: self.slots.target(index),
+                sizing: self.planner.sizing(index.0),
                 starting: count(State::Starting),
                 idle: count(State::Idle),
+                stale: self.slots.stale(index),
                 leased: count(State::Leased),
                 removing: count(State::Removing),
-                waiting: self.slots.waiting(PoolIndex(index)),
+                waiting: self.slots.waiting(index),
                 last_failure: pool.last_failure.clone(),
+                containers: containers(index),
             }
         };
         self.pools.iter().enumerate().map(status).collect()
     }
 }
 
+impl Managed {
+    /// Says once that the goal can't be reached, and what would help.
+    fn complain(&mut self, sizing: planner::Sizing) {
+        let needed = sizing.rate * sizing.warm_seconds;
+        let (pool, goal) = (&self.recipe.pool, sizing.hit_target);
+        match sizing.reason {
+            planner::Reason::Unreachable if !self.complained => tracing::warn!(
+                %pool, rate = sizing.rate, warm_seconds = sizing.warm_seconds, creators = sizing.creators,
+                "jobs come faster than containers can be made: no number of idle ones reaches hit_target = {goal}. It takes \
+                 more than {needed:.1} creations at once; what helps: another worker on another host, engine.creations if \
+                 its host has idle cores, containers that start faster (network = \"none\" or \"host\")"
+            ),
+            planner::Reason::Max if !self.complained => tracing::warn!(
+                %pool, rate = sizing.rate, expected_hit_rate = sizing.expected_hit_rate,
+                "idle.max = {} is not enough for hit_target = {goal}: raise it, or take the misses", sizing.target
+            ),
+            planner::Reason::Unreachable | planner::Reason::Max => {}
+            // Not at the edge, or it would be said again and again.
+            _ => self.complained &= needed > 0.8 * sizing.creators || sizing.target * 5 > self.recipe.config.idle.max * 4,
+        }
+        self.complained |= matches!(sizing.reason, planner::Reason::Unreachable | planner::Reason::Max);
+    }
+}
+
 /// The runtime's clock, which tests can move.
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 

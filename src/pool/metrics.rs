@@ -25,7 +25,7 @@ pub(super) struct PoolSeries {
     containers: [IntGauge; 4],
     pub target: IntGauge,
     pub warmup: Histogram,
-    retired: [IntCounter; 8],
+    retired: [IntCounter; Reason::ALL.len()],
 }
 
 impl PoolMetrics {

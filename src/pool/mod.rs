@@ -1,37 +1,64 @@
 //! The warm pools: containers that have everything done except the last step.
 //!
-//! [`slots`] is the pure state machine, with the diagram; [`driver`] the one task that acts on it; [`warm`]
-//! one container's way from creation to the hand-over; [`sweep`] finds what no worker holds any more. What the rest of
-//! the program sees is here: [`Pools`], from which a [`Lease`] is taken.
+//! [`slots`] is the pure state machine, with the diagram; [`planner`] says, as purely, how many are to be idle, from
+//! [`demand`] by the formula of [`sizing`]; `driver` is the one task that acts on both; `warm` one container's way from
+//! creation to the hand-over, made by the pool's `recipe`. `health` compares with what the engine says, `images` looks
+//! whether an image is another now, and [`sweep`] finds what no worker holds any more. What the rest of the program sees
+//! is here: [`Pools`], from which a [`Lease`] is taken.
 //!
 //! A lease touches no engine and no disk: a message to the driver, one to the container's own task, and the stream
 //! to init changes hands.
 
 pub mod demand;
-pub mod driver;
+mod driver;
+mod health;
+mod images;
 mod metrics;
 pub mod planner;
+pub mod presence;
+mod recipe;
 pub mod sizing;
 pub mod slots;
+mod status;
 pub mod sweep;
-pub mod warm;
+mod warm;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::config::PoolConfig;
 use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
 use crate::engine::link::Link;
-use crate::engine::{ContainerId, Image};
-use driver::Command;
-use metrics::PoolSeries;
-use slots::{PoolIndex, Reason, SlotId, WaiterId};
+use crate::engine::{ContainerId, Engine, Image};
+use crate::metrics::Metrics;
+use crate::retry::Backoff;
+use driver::{Command, Driver, Managed};
+use metrics::{PoolMetrics, PoolSeries};
+use planner::{Host, Planner};
+use recipe::Recipe;
+use slots::{Budget, PoolIndex, Reason, SlotId, Slots, WaiterId};
+pub use status::{ContainerStatus, PoolStatus};
+
+/// Whose containers these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The worker's name; another life of it has the same.
+    pub worker: String,
+    /// This very process.
+    pub instance: String,
+}
+
+impl Owner {
+    /// A new life of a worker.
+    pub fn new(worker: &str) -> Owner {
+        Owner { worker: worker.into(), instance: uuid::Uuid::now_v7().to_string() }
+    }
+}
 
 /// The way to the pools; cheap to clone.
 #[derive(Clone)]
@@ -39,11 +66,12 @@ pub struct Pools {
     entries: Arc<BTreeMap<PoolName, Entry>>,
     commands: mpsc::UnboundedSender<Command>,
     waiters: Arc<AtomicU64>,
+    look_at_images: Arc<Notify>,
 }
 
 struct Entry {
     index: PoolIndex,
-    config: Arc<PoolConfig>,
+    config: watch::Receiver<Arc<PoolConfig>>,
     able: watch::Receiver<bool>,
     series: PoolSeries,
 }
@@ -75,6 +103,8 @@ pub struct Lease {
     pub link: Link,
     /// The image that the container was made from.
     pub image: Arc<Image>,
+    /// The configuration that it was made from; the pool's may be another by now.
+    pub config: Arc<PoolConfig>,
     /// Whether the container was there at once.
     pub kind: LeaseKind,
     /// How long the lease was waited for.
@@ -110,6 +140,60 @@ impl Drop for Ticket {
 }
 
 impl Pools {
+    /// Starts the pools: their first containers are being created when this returns. Must be called in a runtime.
+    pub fn start(
+        engine: Arc<dyn Engine>,
+        owner: &Owner,
+        configs: &BTreeMap<PoolName, PoolConfig>,
+        host: Host,
+        image_check: Duration,
+        metrics: &Metrics,
+    ) -> Pools {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let metrics = PoolMetrics::new(metrics);
+        let mut managed = Vec::new();
+        let mut entries = BTreeMap::new();
+        for (index, (name, config)) in configs.iter().enumerate() {
+            let config = Arc::new(config.clone());
+            let (able, able_now) = watch::channel(false);
+            let (configured, config_now) = watch::channel(Arc::clone(&config));
+            let series = metrics.of(name);
+            entries.insert(
+                name.clone(),
+                Entry { index: PoolIndex(index), config: config_now, able: able_now, series: series.clone() },
+            );
+            managed.push(Managed {
+                recipe: Arc::new(Recipe::new(Arc::clone(&engine), owner.clone(), name.clone(), config)),
+                backoff: Backoff::default(),
+                able,
+                config: configured,
+                last_failure: None,
+                image: None,
+                complained: false,
+                series,
+            });
+        }
+        let bounds: Vec<_> = configs.values().map(driver::bounds).collect();
+        let limits: Vec<_> = configs.values().map(driver::limits).collect();
+        let budget = Budget {
+            creations: host.creators,
+            containers: host.containers.unwrap_or(usize::MAX),
+            memory: host.memory.unwrap_or(u64::MAX),
+        };
+        let slots = Slots::new(&bounds, budget);
+        let planner = Planner::new(host, &limits, driver::now(), rand::random);
+        tokio::spawn(Driver::new(slots, planner, managed, commands.clone()).run(inbox));
+        let pools = Pools {
+            entries: Arc::new(entries),
+            commands,
+            waiters: Arc::new(AtomicU64::new(0)),
+            look_at_images: Arc::default(),
+        };
+        tokio::spawn(health::watch(pools.clone(), Arc::clone(&engine), owner.clone()));
+        tokio::spawn(images::watch(pools.clone(), engine, image_check));
+        pools
+    }
+
     /// Waits for a container of a pool, at most `within`.
     ///
     /// Cancel safe: a caller that goes away is not served, and a container that was already on its way is retired.
@@ -150,12 +234,27 @@ impl Pools {
         Ok(self.entry(pool)?.able.clone())
     }
 
-    /// A pool's configuration.
+    /// A pool's configuration as it is now.
     ///
     /// # Errors
     /// [`LeaseError::Unknown`]
-    pub fn config(&self, pool: &PoolName) -> Result<&Arc<PoolConfig>, LeaseError> {
-        Ok(&self.entry(pool)?.config)
+    pub fn config(&self, pool: &PoolName) -> Result<Arc<PoolConfig>, LeaseError> {
+        Ok(Arc::clone(&self.entry(pool)?.config.borrow()))
+    }
+
+    /// Configures a pool otherwise. Idle containers are replaced one by one if the new configuration makes other ones;
+    /// running jobs finish as they began.
+    ///
+    /// # Errors
+    /// [`LeaseError::Unknown`]
+    pub fn reload(&self, pool: &PoolName, config: PoolConfig) -> Result<(), LeaseError> {
+        let index = self.entry(pool)?.index;
+        self.commands.send(Command::Reload(index, Arc::new(config))).map_err(|_| LeaseError::Closed)
+    }
+
+    /// Looks whether a pool's image is another now, and pulls it first where the pool always pulls.
+    pub fn check_images(&self) {
+        self.look_at_images.notify_one();
     }
 
     /// The names of all pools.
@@ -193,30 +292,4 @@ impl Drop for Leave<'_> {
     fn drop(&mut self) {
         let _ = self.commands.send(Command::Leave(self.pool, self.waiter));
     }
-}
-
-/// A pool as `/status` shows it.
-#[derive(Clone, Debug, Serialize)]
-pub struct PoolStatus {
-    /// Its name.
-    pub pool: PoolName,
-    /// Its image.
-    pub image: String,
-    /// Whether its containers can be started, as far as is known.
-    pub able: bool,
-    /// Idle containers wanted.
-    pub target: usize,
-    /// Containers being made ready.
-    pub starting: usize,
-    /// Containers that wait for a job.
-    pub idle: usize,
-    /// Containers that run a job.
-    pub leased: usize,
-    /// Containers being removed.
-    pub removing: usize,
-    /// Jobs that wait for a container.
-    pub waiting: usize,
-    /// What the last creation failed with, if none has succeeded since.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<String>,
 }

@@ -36,12 +36,15 @@ pub struct Limits {
 }
 
 /// What the host allows all pools together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Host {
     /// Containers being created at once.
+    #[serde(rename = "creations")]
     pub creators: usize,
     /// Containers in any state.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub containers: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     /// Memory of all containers, as their pools limit it.
     pub memory: Option<u64>,
 }

@@ -205,8 +205,8 @@ impl<'a> Case<'a> {
         properties: &Properties,
         timeout: Duration,
     ) -> Result<(Plan, String), Rejection> {
-        let argv = launch::argv(&lease.image, self.config, job.args.as_deref())?;
-        let env = launch::environment(&lease.image, self.config, &job.env, properties.traceparent.as_deref());
+        let argv = launch::argv(&lease.image, &lease.config, job.args.as_deref())?;
+        let env = launch::environment(&lease.image, &lease.config, &job.env, properties.traceparent.as_deref());
         let stdin = if job.stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
         let start = link::start_frame(&argv, &env, stdin).map_err(|e| Rejection::of("env", e.to_string()))?;
         let stop_signal =

@@ -33,7 +33,7 @@ impl Case<'_> {
                     Some(Status::Rejected),
                 )
             }
-            Outcome::Trouble(error) => {
+            Outcome::Trouble(error) | Outcome::NoContainer(error) => {
                 tracing::warn!(kind = error.kind.as_str(), ?disposition, "{}", error.message);
                 (Some(error.clone()), Some(Status::Error))
             }

@@ -65,8 +65,7 @@ impl Worker {
     /// Takes deliveries of one pool, one at a time, until told to drain.
     pub async fn seat(&self, pool: &PoolName, shutdown: &Shutdown) {
         // The pools were made from the same configuration as the seats.
-        let (Ok(mut able), Ok(config)) = (self.pools.able(pool), self.pools.config(pool)) else { return };
-        let config = Arc::clone(config);
+        let Ok(mut able) = self.pools.able(pool) else { return };
         let mut consumer = self.broker.consumer(pool);
         let mut publisher = self.broker.publisher();
         loop {
@@ -84,6 +83,8 @@ impl Worker {
                 changed = able.changed() => if changed.is_ok() { continue } else { break },
                 delivery = consumer.next() => delivery,
             };
+            // As it is now: it may have been configured otherwise since the last job.
+            let Ok(config) = self.pools.config(pool) else { break };
             let case = Case::new(self, pool, &config, &delivery);
             let span = tracing::info_span!("job", id = %case.id, pool = %pool, attempt = case.attempt);
             case.handle(delivery, &mut *publisher, shutdown).instrument(span).await;

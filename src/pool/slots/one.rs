@@ -1,0 +1,180 @@
+//! One pool's slots, and the questions that the machine asks of them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::words::{Reason, SlotId, State, WaiterId};
+
+/// What one pool may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most slots in all states together.
+    pub slots: usize,
+    /// What one container counts against the host's memory.
+    pub memory: u64,
+    /// Idle containers older than this are replaced.
+    pub max_age: Option<Duration>,
+}
+
+/// What is known of a pool's creations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// None has ended yet.
+    New,
+    /// The last one succeeded.
+    Proven,
+    /// The last one failed; no other before this.
+    Failing(Instant),
+}
+
+#[derive(Debug)]
+pub(super) struct Pool {
+    pub bounds: Bounds,
+    pub target: usize,
+    /// What one more idle container is worth, by how many there are.
+    pub worth: Vec<f64>,
+    pub starting: BTreeSet<SlotId>,
+    /// Idle ones that are as they should be.
+    pub fresh: BTreeSet<SlotId>,
+    /// Idle ones that are to be replaced, and why. They serve until then.
+    pub stale: BTreeMap<SlotId, Reason>,
+    pub leased: BTreeSet<SlotId>,
+    pub removing: BTreeSet<SlotId>,
+    pub waiters: VecDeque<WaiterId>,
+    pub trust: Trust,
+    /// Slots with smaller serial numbers were begun before the last roll-over.
+    pub current: u64,
+    /// When fresh ones became ready, the oldest first. Some have been leased since.
+    pub ages: VecDeque<(Instant, SlotId)>,
+}
+
+impl Pool {
+    pub fn new(bounds: Bounds) -> Pool {
+        Pool {
+            bounds,
+            target: 0,
+            worth: Vec::new(),
+            starting: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            stale: BTreeMap::new(),
+            leased: BTreeSet::new(),
+            removing: BTreeSet::new(),
+            waiters: VecDeque::new(),
+            trust: Trust::New,
+            current: 0,
+            ages: VecDeque::new(),
+        }
+    }
+
+    pub fn count(&self, state: State) -> usize {
+        match state {
+            State::Starting => self.starting.len(),
+            State::Idle => self.fresh.len() + self.stale.len(),
+            State::Leased => self.leased.len(),
+            State::Removing => self.removing.len(),
+        }
+    }
+
+    pub fn state(&self, slot: SlotId) -> Option<State> {
+        let is = |state: &State| match state {
+            State::Starting => self.starting.contains(&slot),
+            State::Idle => self.fresh.contains(&slot) || self.stale.contains_key(&slot),
+            State::Leased => self.leased.contains(&slot),
+            State::Removing => self.removing.contains(&slot),
+        };
+        State::ALL.into_iter().find(is)
+    }
+
+    pub fn total(&self) -> usize {
+        State::ALL.into_iter().map(|state| self.count(state)).sum()
+    }
+
+    /// Containers that waiters wait for and that nobody is creating yet.
+    pub fn owed(&self) -> usize {
+        self.waiters.len().saturating_sub(self.starting.len())
+    }
+
+    /// Containers to create: one for each waiter, and what the target lacks.
+    pub fn deficit(&self) -> usize {
+        (self.target + self.waiters.len()).saturating_sub(self.fresh.len() + self.starting.len())
+    }
+
+    /// Whether it wants a creation that neither its own failures nor the clock forbid.
+    pub fn wants(&self, now: Instant) -> bool {
+        let may = match self.trust {
+            Trust::Proven => true,
+            // One shows whether any works.
+            Trust::New => self.starting.is_empty(),
+            Trust::Failing(until) => until <= now && self.starting.is_empty(),
+        };
+        may && self.deficit() > 0
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.total() >= self.bounds.slots
+    }
+
+    /// What the next idle container would be worth.
+    pub fn next_worth(&self) -> f64 {
+        self.worth.get(self.count(State::Idle) + self.starting.len()).copied().unwrap_or(0.0)
+    }
+
+    /// What the last idle container is worth.
+    pub fn last_worth(&self) -> f64 {
+        let last = self.count(State::Idle).checked_sub(1);
+        last.and_then(|last| self.worth.get(last)).copied().unwrap_or(0.0)
+    }
+
+    /// The share of what is wanted that is missing.
+    pub fn missing(&self) -> f64 {
+        self.deficit() as f64 / (self.target + self.waiters.len()).max(1) as f64
+    }
+
+    /// Takes an idle slot for a lease: one that is as it should be, the oldest first; else one that is to be replaced.
+    pub fn pop_idle(&mut self) -> Option<SlotId> {
+        self.fresh.pop_first().or_else(|| self.stale.pop_first().map(|(slot, _)| slot))
+    }
+
+    /// Takes the idle slot that is missed least, and the reason to retire it if there is none better than `reason`.
+    pub fn pop_dispensable(&mut self, reason: Reason) -> Option<(SlotId, Reason)> {
+        self.stale.pop_first().or_else(|| self.fresh.pop_first().map(|slot| (slot, reason)))
+    }
+
+    /// A slot became idle.
+    pub fn idle(&mut self, slot: SlotId, now: Instant) {
+        if slot.serial < self.current {
+            self.stale.insert(slot, Reason::Rolled);
+        } else {
+            self.fresh.insert(slot);
+            if self.bounds.max_age.is_some() {
+                self.forget_leased();
+                self.ages.push_back((now, slot));
+            }
+        }
+    }
+
+    /// When the oldest fresh one becomes too old.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        let (since, _) = self.ages.front()?;
+        self.bounds.max_age.map(|age| *since + age)
+    }
+
+    /// What is too old is to be replaced.
+    pub fn expire(&mut self, now: Instant) {
+        self.forget_leased();
+        while self.next_expiry().is_some_and(|at| at <= now) {
+            if let Some((_, slot)) = self.ages.pop_front()
+                && self.fresh.remove(&slot)
+            {
+                self.stale.insert(slot, Reason::Age);
+            }
+            self.forget_leased();
+        }
+    }
+
+    fn forget_leased(&mut self) {
+        while self.ages.front().is_some_and(|(_, slot)| !self.fresh.contains(slot)) {
+            self.ages.pop_front();
+        }
+    }
+}
