@@ -10,6 +10,7 @@ use prewarm::config::EngineConfig;
 use prewarm::engine::Engine;
 use prewarm::engine::docker::Docker;
 use prewarm::metrics::Metrics;
+use prewarm::pool::Owner;
 use prewarm::pool::sweep::Sweep;
 use serde_json::json;
 use support::broker::{Attempt, Job, RESULT, STARTED};
@@ -21,7 +22,7 @@ use support::worker::{DEADLINE, Site, eventually, processes_with, run};
 const GONE_WITHIN: Duration = Duration::from_secs(2);
 
 fn engine() -> Docker {
-    let config = EngineConfig { host: None, timeout: DEADLINE, creations: 3 };
+    let config = EngineConfig { timeout: DEADLINE, ..EngineConfig::default() };
     Docker::new(&config, &Metrics::new()).unwrap()
 }
 
@@ -37,8 +38,8 @@ fn volumes_of(containers: &[String]) -> Vec<String> {
 /// Removes what a worker that died had created and not started: two looks of the sweep, as the next worker
 /// of that name does it at an interval.
 async fn sweep(worker: &str) -> usize {
-    let (engine, mut sweep) = (engine(), Sweep::default());
-    sweep.once(&engine, worker).await.unwrap() + sweep.once(&engine, worker).await.unwrap()
+    let (engine, mut sweep) = (engine(), Sweep::new(Owner::new(worker), None));
+    sweep.once(&engine).await.unwrap() + sweep.once(&engine).await.unwrap()
 }
 
 /// When a container of a worker that was killed at `begun` was last seen running. Looks on past the time that is allowed:
@@ -190,18 +191,18 @@ fn the_sweep_takes_what_nobody_holds() {
             ids
         };
         let engine: Arc<dyn Engine> = Arc::new(engine());
-        let mut sweep = Sweep::default();
-        assert_eq!(sweep.once(&*engine, &mine).await.unwrap(), 1);
+        let mut sweep = Sweep::new(Owner::new(&mine), None);
+        assert_eq!(sweep.once(&*engine).await.unwrap(), 1);
         assert_eq!(ids(&mine), sorted(vec![created.clone(), runs.clone()]), "{ended} had ended");
         let young = make(&["create"], &mine, &["true"]);
-        assert_eq!(sweep.once(&*engine, &mine).await.unwrap(), 1);
+        assert_eq!(sweep.once(&*engine).await.unwrap(), 1);
         assert_eq!(
             ids(&mine),
             sorted(vec![young.clone(), runs.clone()]),
             "one that was just created may be being started"
         );
-        assert_eq!(sweep.once(&*engine, &mine).await.unwrap(), 1);
-        assert_eq!(sweep.once(&*engine, &mine).await.unwrap(), 0);
+        assert_eq!(sweep.once(&*engine).await.unwrap(), 1);
+        assert_eq!(sweep.once(&*engine).await.unwrap(), 0);
         assert_eq!(ids(&mine), std::slice::from_ref(&runs), "one that runs is held by somebody");
         assert_eq!(ids(&other), sorted(others.to_vec()), "another worker's are another worker's");
         docker_ok(["rm", "-f", &runs, &others[0], &others[1]]);

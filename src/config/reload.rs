@@ -56,7 +56,9 @@ mod tests {
         );
         assert_eq!(
             changes(&old, &new),
-            Err(["[broker]", "[pool.c] (new)", "pool.a.concurrency", "[pool.b] (gone)"].map(String::from).into())
+            Err(["[broker]", "[pool.c] (new)", "pool.a.concurrency", "[pool.b] (gone)"]
+                .map(String::from)
+                .into())
         );
     }
 }

@@ -75,7 +75,7 @@ fn everything_but_the_image_has_a_default() {
             delivery_limit: 20,
         }
     );
-    assert_eq!(config.engine, EngineConfig { host: None, timeout: 60 * second, creations: 3 });
+    assert_eq!(config.engine, EngineConfig { timeout: 60 * second, ..EngineConfig::default() });
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:9464");
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux");
     assert_eq!(
@@ -86,6 +86,7 @@ fn everything_but_the_image_has_a_default() {
             retries: 4,
             lease_timeout: 120 * second,
             max_message: 16 << 20,
+            runtime_dir: None,
         }
     );
     assert_eq!(
@@ -93,7 +94,7 @@ fn everything_but_the_image_has_a_default() {
         PoolConfig {
             image: "x".into(),
             pull: Pull::Missing,
-            idle: IdleConfig { min: 1, max: 4, hit_target: 0.99 },
+            idle: IdleConfig { min: 1, max: 4, hit_target: 0.99, ttl: None, max_age: None },
             concurrency: 4,
             timeout: TimeoutConfig { default: 3600 * second, max: 24 * 3600 * second },
             stop_grace: 10 * second,
@@ -126,7 +127,7 @@ fn everything_but_the_image_has_a_default() {
 fn the_designs_example_loads_unchanged() {
     let pool = loaded(EXAMPLE).pools.into_values().next().expect("a pool");
     assert_eq!(pool.image, "acme/build:7");
-    assert_eq!(pool.idle, IdleConfig { min: 2, max: 8, hit_target: 0.99 });
+    assert_eq!(pool.idle, IdleConfig { min: 2, max: 8, hit_target: 0.99, ttl: None, max_age: None });
     assert_eq!(pool.timeout.default, Duration::from_secs(600));
     assert_eq!(pool.timeout.max, Duration::from_secs(7200));
     assert_eq!((pool.memory, pool.cpus_milli, pool.pids), (Some(2 << 30), Some(1500), Some(256)));

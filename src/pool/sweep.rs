@@ -5,9 +5,9 @@
 //! worker that died before it could start them, and paused ones, whose init can't notice anything.
 //!
 //! Whether a worker lives is known of those on the same host, by their [`presence`] file: everything of a dead one goes at once,
-//! whatever its state, and nothing of a living one is touched. Of others (on another host, with the same remote
-//! engine) only that is taken which no living worker can have: what ended, and what was created or paused and is seen
-//! so twice, a whole interval apart. So no clocks are compared.
+//! whatever its name and its containers' states, and nothing of a living one is touched. Where there is no such file, a
+//! worker cares for what bears its own name, and takes only what no living worker of that name can have: what ended, and what
+//! was created or paused and is seen so twice, a whole interval apart. So no clocks are compared.
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -57,10 +57,12 @@ impl Sweep {
             let instance = found.labels.get(INSTANCE_LABEL).cloned().unwrap_or_default();
             let life = self.life(&instance);
             gone.remove(&instance);
+            let namesake = found.labels.get(WORKER_LABEL) == Some(&self.owner.worker);
             let suspect = matches!(found.state, ContainerState::Created | ContainerState::Paused);
             let abandoned = match (life, found.state) {
                 (Life::Dead, _) => true,
                 (Life::Alive, _) => false,
+                (Life::Unknown, _) if !namesake => false,
                 (Life::Unknown, ContainerState::Running) => false,
                 (Life::Unknown, ContainerState::Ended) => true,
                 // A living worker doesn't take so long.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,11 +10,11 @@ use futures_util::stream;
 use prewarm::config::Pull;
 use prewarm::engine::{
     Attached, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Fault, Image,
-    Listed, Op,
+    Listed, Op, Stops,
 };
 use prewarm::init::wire::{self, End, Exited, HEADER, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::AbortHandle;
 
 /// What happens to a request.
@@ -27,7 +28,18 @@ pub enum Fate {
     DoneButFailed,
     /// No answer ever comes.
     Never,
+    /// It is done after a while.
+    Slow,
+    /// No answer in time; it was not done.
+    TimedOut,
+    /// No answer in time; it was done all the same.
+    DoneButTimedOut,
 }
+
+/// How long [`Fate::Slow`] takes.
+pub const SLOW: Duration = Duration::from_secs(5);
+/// After this a request has timed out.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a container's init behaves once it is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +65,14 @@ struct World {
     fates: HashMap<Op, VecDeque<Fate>>,
     requests: Vec<Op>,
     most: usize,
+    image: Option<String>,
+    inits: HashMap<String, Init>,
+    created: Vec<String>,
 }
 
 struct Container {
     labels: BTreeMap<String, String>,
+    image: String,
     state: ContainerState,
     init: Init,
     stdio: Option<(DuplexStream, DuplexStream)>,
@@ -70,6 +86,8 @@ pub struct Fake {
     init: Arc<Mutex<Init>>,
     changed: Arc<Notify>,
     hold: watch::Sender<bool>,
+    /// Containers that stop running; `None` where the engine's events are lost.
+    stops: broadcast::Sender<Option<ContainerId>>,
 }
 
 impl Fake {
@@ -79,6 +97,7 @@ impl Fake {
             init: Arc::new(Mutex::new(Init::Obliging)),
             changed: Arc::default(),
             hold: watch::Sender::new(false),
+            stops: broadcast::Sender::new(1000),
         }
     }
 
@@ -91,9 +110,24 @@ impl Fake {
         *self.init.lock().unwrap() = init;
     }
 
+    /// How containers of one image behave.
+    pub fn behave_for(&self, image: &str, init: Init) {
+        self.world().inits.insert(image.into(), init);
+    }
+
+    /// How many containers of an image were created.
+    pub fn created_of(&self, image: &str) -> usize {
+        self.world().created.iter().filter(|i| *i == image).count()
+    }
+
     /// What happens to the next requests of this kind, one after the other.
     pub fn script(&self, op: Op, fates: impl IntoIterator<Item = Fate>) {
         self.world().fates.entry(op).or_default().extend(fates);
+    }
+
+    /// From now on every request is done.
+    pub fn forgive(&self) {
+        self.world().fates.clear();
     }
 
     /// Holds back every start from now on, or lets them all go.
@@ -116,6 +150,31 @@ impl Fake {
         self.world().most
     }
 
+    /// What the image is from now on.
+    pub fn set_image(&self, id: &str) {
+        self.world().image = Some(id.into());
+    }
+
+    /// Of which image each container is.
+    pub fn images(&self) -> Vec<String> {
+        self.world().containers.values().map(|c| c.image.clone()).collect()
+    }
+
+    /// Freezes a container, as `docker pause` does. Its stream says nothing of it; the event does, unless it is lost.
+    pub fn pause(&self, id: &ContainerId, told: bool) {
+        if let Some(container) = self.world().containers.get_mut(id) {
+            container.state = ContainerState::Paused;
+        }
+        if told {
+            let _ = self.stops.send(Some(id.clone()));
+        }
+    }
+
+    /// Ends the streams of events.
+    pub fn lose_events(&self) {
+        let _ = self.stops.send(None);
+    }
+
     /// Ends a container's init, as `docker kill` would.
     pub fn kill(&self, id: &ContainerId) {
         if let Some(task) = self.world().containers.get(id).and_then(|c| c.task.clone()) {
@@ -129,7 +188,8 @@ impl Fake {
         world.next += 1;
         let id = ContainerId::new(&format!("left-{}", world.next));
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let left = Container { labels, state, init: Init::Mute, stdio: None, task: None };
+        let left =
+            Container { labels, image: String::new(), state, init: Init::Mute, stdio: None, task: None };
         world.containers.insert(id.clone(), left);
         id
     }
@@ -153,18 +213,33 @@ impl Fake {
         };
         match fate {
             Fate::Never => std::future::pending().await,
-            Fate::Refused => Err(refused(op)),
-            Fate::Done | Fate::DoneButFailed => Ok(fate),
+            Fate::Refused => Err(failed(op, Fault::Refused("as scripted".into()))),
+            Fate::TimedOut => {
+                tokio::time::sleep(TIMEOUT).await;
+                Err(failed(op, Fault::Timeout(TIMEOUT)))
+            }
+            Fate::Slow => {
+                tokio::time::sleep(SLOW).await;
+                Ok(fate)
+            }
+            Fate::Done | Fate::DoneButFailed | Fate::DoneButTimedOut => Ok(fate),
         }
     }
 }
 
-fn refused(op: Op) -> EngineError {
-    EngineError { op, subject: "fake".into(), fault: Fault::Refused("as scripted".into()) }
+fn failed(op: Op, fault: Fault) -> EngineError {
+    EngineError { op, subject: "fake".into(), fault }
 }
 
-fn answer<T>(fate: Fate, op: Op, value: T) -> Result<T, EngineError> {
-    if fate == Fate::DoneButFailed { Err(refused(op)) } else { Ok(value) }
+async fn answer<T>(fate: Fate, op: Op, value: T) -> Result<T, EngineError> {
+    match fate {
+        Fate::DoneButFailed => Err(failed(op, Fault::Refused("as scripted".into()))),
+        Fate::DoneButTimedOut => {
+            tokio::time::sleep(TIMEOUT).await;
+            Err(failed(op, Fault::Timeout(TIMEOUT)))
+        }
+        _ => Ok(value),
+    }
 }
 
 #[async_trait]
@@ -173,17 +248,22 @@ impl Engine for Fake {
         let fate = self.fate(Op::Info).await?;
         let info =
             EngineInfo { version: "fake".into(), architecture: "x86_64".into(), cpus: 2, memory: 1 << 30 };
-        answer(fate, Op::Info, info)
+        answer(fate, Op::Info, info).await
     }
 
     async fn image(&self, name: &str, _: Pull) -> Result<Image, EngineError> {
         let fate = self.fate(Op::Inspect).await?;
-        answer(fate, Op::Inspect, Image { name: name.into(), id: "sha256:fake".into(), ..Image::default() })
+        // One image is all images, unless a test tells them apart.
+        let id = match name {
+            "image" => self.world().image.clone().unwrap_or_else(|| "sha256:fake".into()),
+            name => format!("sha256:{name}"),
+        };
+        answer(fate, Op::Inspect, Image { name: name.into(), id, ..Image::default() }).await
     }
 
     async fn install_init(&self, _: &Image) -> Result<String, EngineError> {
         let fate = self.fate(Op::InstallInit).await?;
-        answer(fate, Op::InstallInit, "prewarm-init-fake".into())
+        answer(fate, Op::InstallInit, "prewarm-init-fake".into()).await
     }
 
     async fn create(&self, spec: &ContainerSpec) -> Result<ContainerId, EngineError> {
@@ -194,17 +274,19 @@ impl Engine for Fake {
             let id = ContainerId::new(&format!("container-{}", world.next));
             let made = Container {
                 labels: spec.labels.clone(),
+                image: spec.image.clone(),
                 state: ContainerState::Created,
-                init: *self.init.lock().unwrap(),
+                init: *world.inits.get(&spec.image).unwrap_or(&self.init.lock().unwrap()),
                 stdio: None,
                 task: None,
             };
             world.containers.insert(id.clone(), made);
+            world.created.push(spec.image.clone());
             world.most = world.most.max(world.containers.len());
             id
         };
         self.changed.notify_waiters();
-        answer(fate, Op::Create, id)
+        answer(fate, Op::Create, id).await
     }
 
     async fn attach(&self, id: &ContainerId) -> Result<Attached, EngineError> {
@@ -219,19 +301,21 @@ impl Engine for Fake {
                 Ok(n) => Some((Ok(Bytes::copy_from_slice(&buffer[..n])), output)),
             }
         });
-        answer(fate, Op::Attach, Attached { input: Box::pin(input), output: Box::pin(output) })
+        answer(fate, Op::Attach, Attached { input: Box::pin(input), output: Box::pin(output) }).await
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let fate = self.fate(Op::Start).await?;
         let _ = self.hold.subscribe().wait_for(|held| !*held).await;
-        let mut world = self.world();
-        let container = world.containers.get_mut(id).unwrap();
-        let (stdin, stdout) = container.stdio.take().unwrap();
-        container.state = ContainerState::Running;
-        container.task =
-            Some(tokio::spawn(run_init(container.init, id.clone(), stdin, stdout)).abort_handle());
-        answer(fate, Op::Start, ())
+        {
+            let mut world = self.world();
+            let container = world.containers.get_mut(id).unwrap();
+            let (stdin, stdout) = container.stdio.take().unwrap();
+            container.state = ContainerState::Running;
+            container.task =
+                Some(tokio::spawn(run_init(container.init, id.clone(), stdin, stdout)).abort_handle());
+        }
+        answer(fate, Op::Start, ()).await
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
@@ -240,21 +324,32 @@ impl Engine for Fake {
             task.abort();
         }
         self.changed.notify_waiters();
-        answer(fate, Op::Remove, ())
+        answer(fate, Op::Remove, ()).await
     }
 
     async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<Listed>, EngineError> {
         let fate = self.fate(Op::List).await?;
-        let world = self.world();
-        let carries = |c: &Container| c.labels.get(label).is_some_and(|v| value.is_none_or(|w| v == w));
-        let listed = world.containers.iter().filter(|(_, c)| carries(c)).map(|(id, c)| Listed {
-            id: id.clone(),
-            labels: c.labels.clone(),
-            state: c.state,
-            created: 0,
+        let listed = {
+            let world = self.world();
+            let carries = |c: &Container| c.labels.get(label).is_some_and(|v| value.is_none_or(|w| v == w));
+            let listed = world.containers.iter().filter(|(_, c)| carries(c)).map(|(id, c)| Listed {
+                id: id.clone(),
+                labels: c.labels.clone(),
+                state: c.state,
+                created: 0,
+            });
+            listed.collect()
+        };
+        answer(fate, Op::List, listed).await
+    }
+
+    async fn stops(&self, _: &str, _: &str) -> Result<Stops, EngineError> {
+        let fate = self.fate(Op::Events).await?;
+        let stops = stream::unfold(self.stops.subscribe(), |mut stops| async move {
+            Some((stops.recv().await.ok()?.ok_or_else(EngineError::events_ended), stops))
         });
-        let listed = listed.collect();
-        answer(fate, Op::List, listed)
+        let stops: Stops = Box::pin(stops);
+        answer(fate, Op::Events, stops).await
     }
 }
 

@@ -196,8 +196,10 @@ impl Setup<'_> {
         let (prefix, name) = (&self.site.name, &self.name);
         let text = format!(
             "[broker]\nurl = \"{broker}\"\nprefix = \"{prefix}\"\n\n[http]\nlisten = \"{listen}\"\n\n\
-             [worker]\nname = \"{name}\"\n{}\n{}",
-            self.settings, self.sections
+             [worker]\nname = \"{name}\"\nruntime_dir = {:?}\n{}\n{}",
+            self.site.dir.join("run"),
+            self.settings,
+            self.sections
         );
         fs::write(&path, text).unwrap();
         path
