@@ -19,6 +19,12 @@
 //! a burst nor a big fill of one pool takes them all; among those, jobs that wait, the longest first; then where one more idle
 //! container is worth most. A pool none of whose creations has succeeded yet, or whose last one failed, tries one at a
 //! time. One creator is kept from such probes, if there are two: a broken image may keep each busy until its timeout.
+//!
+//! # Who gets the room
+//!
+//! Where the host is full, a job that waits gets the place of the idle container that is worth least, of whatever pool.
+//! No refill takes a place that jobs wait for, or a big container's would be taken by small ones again and again. But
+//! nothing goes, and nothing is held back, for a container that wouldn't fit all the same.
 
 mod one;
 mod words;
@@ -30,7 +36,7 @@ use std::cmp::Reverse;
 use std::time::Instant;
 
 pub use one::Bounds;
-use one::{Pool, Trust};
+use one::{Load, Pool, Trust};
 pub use words::{Action, PoolIndex, Reason, SlotId, State, WaiterId};
 
 /// What all pools of a host share.
@@ -139,7 +145,7 @@ impl Slots {
     pub fn roll(&mut self, pool: PoolIndex, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[pool.0];
         p.current = self.next_serial;
-        while let Some(slot) = p.fresh.pop_first() {
+        while let Some((slot, _)) = p.fresh.pop_first() {
             p.stale.insert(slot, Reason::Rolled);
         }
         if let Trust::Failing(_) = p.trust {
@@ -159,7 +165,8 @@ impl Slots {
         hit
     }
 
-    /// A waiter doesn't want one any more. One that was granted already gives it back by `released`.
+    /// A waiter doesn't want one any more. One that was granted already gives it back by `released`. If others can have
+    /// its room now, they get it at the next `tick`.
     pub fn give_up(&mut self, pool: PoolIndex, waiter: WaiterId) {
         self.pools[pool.0].waiters.retain(|w| *w != waiter);
     }
@@ -196,9 +203,9 @@ impl Slots {
         if !p.starting.remove(&slot) {
             return;
         }
-        match p.trust {
-            Trust::Failing(held) if held > now => {}
-            _ => p.trust = Trust::Failing(until()),
+        if !matches!(p.trust, Trust::Failing(_)) || slot.serial >= p.judged {
+            p.trust = Trust::Failing(until());
+            p.judged = self.next_serial;
         }
         p.removing.insert(slot);
         out.push(Action::Remove(slot, Reason::Failed));
@@ -208,7 +215,7 @@ impl Slots {
     /// An idle slot's container ended. If it was just granted, `waiter` is who got it: they wait again, first in line.
     pub fn died(&mut self, slot: SlotId, waiter: Option<WaiterId>, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[slot.pool.0];
-        let idle = p.fresh.remove(&slot) || p.stale.remove(&slot).is_some();
+        let idle = p.fresh.remove(&slot).is_some() || p.stale.remove(&slot).is_some();
         if !idle && !p.leased.remove(&slot) {
             return;
         }
@@ -224,7 +231,7 @@ impl Slots {
     /// An idle slot's container is not to be trusted any more.
     pub fn doubted(&mut self, slot: SlotId, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[slot.pool.0];
-        if p.fresh.remove(&slot) || p.stale.remove(&slot).is_some() {
+        if p.fresh.remove(&slot).is_some() || p.stale.remove(&slot).is_some() {
             p.removing.insert(slot);
             out.push(Action::Remove(slot, Reason::Doubt));
             self.refill(now, out);
@@ -254,17 +261,17 @@ impl Slots {
         self.refill(now, out);
     }
 
-    /// When `tick` has something to do, if nothing else happens. Never a time that has passed: what is due and not
-    /// started then waits for an event, not for the clock.
+    /// When `tick` has something to do, if nothing else happens. What was held until a time that has passed, and is
+    /// not started, waits for an event, not for the clock.
     pub fn next_tick(&self, now: Instant) -> Option<Instant> {
         let due = self.pools.iter().flat_map(|p| {
             let held = match p.trust {
-                Trust::Failing(until) if p.deficit() > 0 => Some(until),
+                Trust::Failing(until) if until > now && p.deficit() > 0 => Some(until),
                 _ => None,
             };
             [held, p.next_expiry()]
         });
-        due.flatten().filter(|t| *t > now).min()
+        due.flatten().min()
     }
 
     /// Starts no more; retires what is idle. Leased ones go when they are released, starting ones when they are ready.
@@ -326,7 +333,13 @@ impl Slots {
         let may_probe = probing < self.budget.creations.saturating_sub(1).max(1);
         let contends = |p: &&Pool| !p.starting.is_empty() || p.wants(now);
         let share = self.budget.creations.div_ceil(self.pools.iter().filter(contends).count().max(1));
-        let may = |p: &Pool| (proven(p) || may_probe) && p.wants(now) && !p.is_full() && self.has_room(p);
+        let claimed = self.claimed(now);
+        let may = |p: &Pool| {
+            // A refill leaves the room that jobs wait for.
+            let others = if p.owed() > 0 { Load::default() } else { claimed };
+            let free = !p.is_full() && self.fits(self.load() + others + p.load(1));
+            (proven(p) || may_probe) && p.wants(now) && free
+        };
         let rank = |p: &Pool| {
             let longest = p.waiters.front().filter(|_| p.owed() > 0);
             let failing = matches!(p.trust, Trust::Failing(_));
@@ -341,41 +354,70 @@ impl Slots {
         neediest.map(|(i, _)| PoolIndex(i))
     }
 
-    /// Whether the host's budget has room for one more container of this pool.
-    fn has_room(&self, pool: &Pool) -> bool {
-        let containers: usize = self.pools.iter().map(Pool::total).sum();
-        let memory = |p: &Pool| p.bounds.memory.saturating_mul(p.total() as u64);
-        let used = self.pools.iter().map(memory).fold(0, u64::saturating_add);
-        containers < self.budget.containers && used.saturating_add(pool.bounds.memory) <= self.budget.memory
+    /// Whether the host's budget allows that much.
+    fn fits(&self, load: Load) -> bool {
+        load.containers <= self.budget.containers && load.memory <= self.budget.memory
+    }
+
+    /// What all containers take.
+    fn load(&self) -> Load {
+        self.pools.iter().map(|p| p.load(p.total())).sum()
+    }
+
+    /// The room that jobs wait for. Without those that no room can come free for before others end: it would stay
+    /// empty meanwhile.
+    fn claimed(&self, now: Instant) -> Load {
+        let taken = |p: &Pool| p.load(p.leased.len() + p.starting.len().min(p.waiters.len()));
+        let taken = self.pools.iter().map(taken).sum::<Load>();
+        let claims = self.pools.iter().map(|p| p.load(p.claim(self.budget.creations, now)));
+        claims.zip(&self.pools).filter(|(_, p)| self.fits(taken + p.load(1))).map(|(claim, _)| claim).sum()
     }
 
     /// Retires idle containers where a bound, not the creators, keeps others from being made: for a job that waits, the
     /// idle one of another pool that is worth least; for a stale one's successor, the stale one.
     fn make_room(&mut self, now: Instant, out: &mut Vec<Action>) {
-        // What is being removed makes room by itself.
-        let mut coming: usize = self.pools.iter().map(|p| p.removing.len()).sum();
+        self.make_room_for_jobs(now, out);
+        let load = self.load();
+        let claimed = self.claimed(now).containers > 0;
         for needy in 0..self.pools.len() {
             let p = &self.pools[needy];
-            if !p.wants(now) || (!p.is_full() && self.has_room(p)) {
+            // While jobs wait for room, it would go to them.
+            let short = p.is_full() || (!claimed && !self.fits(load + p.load(1)));
+            if short && !p.stale.is_empty() && p.wants(now) && p.removing.is_empty() && p.starting.is_empty()
+            {
+                self.dispense(needy, Reason::Rolled, out);
+            }
+        }
+    }
+
+    /// What is to be retired for jobs that wait: as many as could be started for them at once, no more.
+    fn make_room_for_jobs(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let load = self.load();
+        // What is being removed makes room by itself; what is idle can.
+        let mut soon: Load = self.pools.iter().map(|p| p.load(p.total() - p.removing.len())).sum();
+        let mut least: Load = self.pools.iter().map(|p| p.load(p.starting.len() + p.leased.len())).sum();
+        let mut needy: Vec<usize> = (0..self.pools.len()).collect();
+        needy.sort_by_key(|i| self.pools[*i].waiters.front().copied());
+        for needy in needy {
+            let p = &self.pools[needy];
+            let one = p.load(1);
+            if self.fits(load + one) {
                 continue;
             }
-            if p.owed() > 0 && !p.is_full() {
-                let owed = p.owed();
-                while coming < owed {
-                    let others = (0..self.pools.len()).filter(|i| {
-                        let p = &self.pools[*i];
-                        *i != needy && p.waiters.is_empty() && p.count(State::Idle) > 0
-                    });
-                    let least = others.min_by(|i, j| {
-                        self.pools[*i].last_worth().total_cmp(&self.pools[*j].last_worth())
-                    });
-                    let Some(least) = least else { break };
-                    self.dispense(least, Reason::Budget, out);
-                    coming += 1;
+            for _ in 0..p.claim(self.budget.creations, now) {
+                if !self.fits(least + one) {
+                    break;
                 }
-            } else if p.removing.is_empty() && p.starting.is_empty() && !p.stale.is_empty() {
-                self.dispense(needy, Reason::Rolled, out);
-                coming += 1;
+                while !self.fits(soon + one) {
+                    // Pools whose own jobs wait have none.
+                    let idle = (0..self.pools.len()).filter(|i| self.pools[*i].count(State::Idle) > 0);
+                    let worth = |i: &usize| self.pools[*i].last_worth();
+                    let Some(other) = idle.min_by(|i, j| worth(i).total_cmp(&worth(j))) else { break };
+                    self.dispense(other, Reason::Budget, out);
+                    soon = soon - self.pools[other].load(1);
+                }
+                soon = soon + one;
+                least = least + one;
             }
         }
     }

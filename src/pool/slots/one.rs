@@ -1,6 +1,7 @@
 //! One pool's slots, and the questions that the machine asks of them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Add, Sub};
 use std::time::{Duration, Instant};
 
 use super::words::{Reason, SlotId, State, WaiterId};
@@ -14,6 +15,37 @@ pub struct Bounds {
     pub memory: u64,
     /// Idle containers older than this are replaced.
     pub max_age: Option<Duration>,
+}
+
+/// What containers take of the host's budget.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Load {
+    pub containers: usize,
+    pub memory: u64,
+}
+
+impl Add for Load {
+    type Output = Load;
+
+    fn add(self, other: Load) -> Load {
+        let memory = self.memory.saturating_add(other.memory);
+        Load { containers: self.containers.saturating_add(other.containers), memory }
+    }
+}
+
+impl Sub for Load {
+    type Output = Load;
+
+    fn sub(self, other: Load) -> Load {
+        let memory = self.memory.saturating_sub(other.memory);
+        Load { containers: self.containers.saturating_sub(other.containers), memory }
+    }
+}
+
+impl std::iter::Sum for Load {
+    fn sum<I: Iterator<Item = Load>>(all: I) -> Load {
+        all.fold(Load::default(), Load::add)
+    }
 }
 
 /// What is known of a pool's creations.
@@ -34,8 +66,8 @@ pub(super) struct Pool {
     /// What one more idle container is worth, by how many there are.
     pub worth: Vec<f64>,
     pub starting: BTreeSet<SlotId>,
-    /// Idle ones that are as they should be.
-    pub fresh: BTreeSet<SlotId>,
+    /// Idle ones that are as they should be, and since when they are ready.
+    pub fresh: BTreeMap<SlotId, Instant>,
     /// Idle ones that are to be replaced, and why. They serve until then.
     pub stale: BTreeMap<SlotId, Reason>,
     pub leased: BTreeSet<SlotId>,
@@ -44,8 +76,8 @@ pub(super) struct Pool {
     pub trust: Trust,
     /// Slots with smaller serial numbers were begun before the last roll-over.
     pub current: u64,
-    /// When fresh ones became ready, the oldest first. Some have been leased since.
-    pub ages: VecDeque<(Instant, SlotId)>,
+    /// Slots with smaller serial numbers were begun before the last failure that was news.
+    pub judged: u64,
 }
 
 impl Pool {
@@ -55,14 +87,14 @@ impl Pool {
             target: 0,
             worth: Vec::new(),
             starting: BTreeSet::new(),
-            fresh: BTreeSet::new(),
+            fresh: BTreeMap::new(),
             stale: BTreeMap::new(),
             leased: BTreeSet::new(),
             removing: BTreeSet::new(),
             waiters: VecDeque::new(),
             trust: Trust::New,
             current: 0,
-            ages: VecDeque::new(),
+            judged: 0,
         }
     }
 
@@ -78,7 +110,7 @@ impl Pool {
     pub fn state(&self, slot: SlotId) -> Option<State> {
         let is = |state: &State| match state {
             State::Starting => self.starting.contains(&slot),
-            State::Idle => self.fresh.contains(&slot) || self.stale.contains_key(&slot),
+            State::Idle => self.fresh.contains_key(&slot) || self.stale.contains_key(&slot),
             State::Leased => self.leased.contains(&slot),
             State::Removing => self.removing.contains(&slot),
         };
@@ -92,6 +124,20 @@ impl Pool {
     /// Containers that waiters wait for and that nobody is creating yet.
     pub fn owed(&self) -> usize {
         self.waiters.len().saturating_sub(self.starting.len())
+    }
+
+    /// What so many of its containers take.
+    pub fn load(&self, containers: usize) -> Load {
+        Load { containers, memory: self.bounds.memory.saturating_mul(containers as u64) }
+    }
+
+    /// For how many jobs that wait it would start one at once, if the host had room.
+    pub fn claim(&self, creations: usize, now: Instant) -> usize {
+        if !self.wants(now) {
+            return 0;
+        }
+        let most = if self.trust == Trust::Proven { creations } else { 1 };
+        self.owed().min(most).min(self.bounds.slots.saturating_sub(self.total()))
     }
 
     /// Containers to create: one for each waiter, and what the target lacks.
@@ -132,12 +178,12 @@ impl Pool {
 
     /// Takes an idle slot for a lease: one that is as it should be, the oldest first; else one that is to be replaced.
     pub fn pop_idle(&mut self) -> Option<SlotId> {
-        self.fresh.pop_first().or_else(|| self.stale.pop_first().map(|(slot, _)| slot))
+        self.fresh.pop_first().map(|(slot, _)| slot).or_else(|| self.stale.pop_first().map(|(slot, _)| slot))
     }
 
     /// Takes the idle slot that is missed least, and the reason to retire it if there is none better than `reason`.
     pub fn pop_dispensable(&mut self, reason: Reason) -> Option<(SlotId, Reason)> {
-        self.stale.pop_first().or_else(|| self.fresh.pop_first().map(|slot| (slot, reason)))
+        self.stale.pop_first().or_else(|| self.fresh.pop_first().map(|(slot, _)| (slot, reason)))
     }
 
     /// A slot became idle.
@@ -145,36 +191,25 @@ impl Pool {
         if slot.serial < self.current {
             self.stale.insert(slot, Reason::Rolled);
         } else {
-            self.fresh.insert(slot);
-            if self.bounds.max_age.is_some() {
-                self.forget_leased();
-                self.ages.push_back((now, slot));
-            }
+            self.fresh.insert(slot, now);
         }
     }
 
     /// When the oldest fresh one becomes too old.
     pub fn next_expiry(&self) -> Option<Instant> {
-        let (since, _) = self.ages.front()?;
-        self.bounds.max_age.map(|age| *since + age)
+        self.fresh.values().min()?.checked_add(self.bounds.max_age?)
     }
 
     /// What is too old is to be replaced.
     pub fn expire(&mut self, now: Instant) {
-        self.forget_leased();
-        while self.next_expiry().is_some_and(|at| at <= now) {
-            if let Some((_, slot)) = self.ages.pop_front()
-                && self.fresh.remove(&slot)
-            {
-                self.stale.insert(slot, Reason::Age);
+        let Some(age) = self.bounds.max_age else { return };
+        let stale = &mut self.stale;
+        self.fresh.retain(|slot, since| {
+            let young = now.duration_since(*since) < age;
+            if !young {
+                stale.insert(*slot, Reason::Age);
             }
-            self.forget_leased();
-        }
-    }
-
-    fn forget_leased(&mut self) {
-        while self.ages.front().is_some_and(|(_, slot)| !self.fresh.contains(slot)) {
-            self.ages.pop_front();
-        }
+            young
+        });
     }
 }
