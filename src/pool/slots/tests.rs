@@ -97,12 +97,16 @@ impl Rig {
 
     /// All goes well until nothing is under way.
     fn settle(&mut self) {
-        while !self.starting.is_empty() || !self.removing.is_empty() {
-            while !self.starting.is_empty() {
-                self.next();
+        for _ in 0..100 {
+            for slot in std::mem::take(&mut self.starting) {
+                self.ready(slot);
             }
             self.gone();
+            if self.starting.is_empty() && self.removing.is_empty() {
+                return;
+            }
         }
+        panic!("it never settles");
     }
 
     fn fill(&mut self, pool: PoolIndex, n: usize) {
@@ -225,6 +229,7 @@ fn capacity_is_free_when_the_container_is_gone_not_before() {
     let (slot, _) = granted(&out);
     assert_eq!(starts(&out), []);
     assert_eq!(rig.release(slot), [Action::Remove(slot, Reason::Used)]);
+    assert_eq!(rig.release(slot), [], "twice is once");
     assert_eq!(starts(&rig.act(|s, t, o| s.gone(slot, t, o))).len(), 1);
 }
 
@@ -352,6 +357,10 @@ fn nothing_makes_room_for_a_container_that_can_not_have_enough() {
     rig.settle();
     assert_eq!(rig.lease(P), [], "two are at work, which leaves 3");
     assert_eq!(rig.idle(Q), 3, "the pool keeps what it has");
+    let idle = SlotId { pool: Q, serial: 2 };
+    rig.act(|s, t, o| s.doubted(idle, t, o));
+    rig.settle();
+    assert_eq!(rig.idle(Q), 3, "and replaces what it loses");
     rig.release(first);
     rig.gone();
     assert_eq!(rig.slots.count(Q, State::Leased), 1);
