@@ -3,9 +3,53 @@
 
 use std::collections::HashMap;
 
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::attempt::Plan;
 use crate::config::PoolConfig;
 use crate::contract::job::{Env, Rejection};
 use crate::engine::Image;
+use crate::engine::link::{self, Stdin};
+
+/// What stops a container whose image names no STOPSIGNAL, as in Docker.
+const SIGTERM: u8 = 15;
+
+/// What a job brings beside its image and pool.
+#[derive(Debug)]
+pub struct Order<'a> {
+    /// In place of the image's CMD.
+    pub args: Option<&'a [String]>,
+    /// Over the image's and the pool's environment.
+    pub env: &'a Env,
+    /// Without it, `/dev/null`.
+    pub stdin: Option<Bytes>,
+    /// The trace that it is part of.
+    pub traceparent: Option<&'a str>,
+    /// How long it may run.
+    pub timeout: Duration,
+}
+
+/// What to send to a container of this image and pool for a job, and the executable that it names.
+///
+/// # Errors
+/// A [`Rejection`] if nothing names an executable, or if arguments and environment are longer than the kernel takes.
+pub fn plan(image: &Image, pool: &PoolConfig, order: Order<'_>) -> Result<(Plan, String), Rejection> {
+    let argv = argv(image, pool, order.args)?;
+    let env = environment(image, pool, order.env, order.traceparent);
+    let stdin = if order.stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
+    let start = link::start_frame(&argv, &env, stdin).map_err(|e| Rejection::of("env", e.to_string()))?;
+    let plan = Plan {
+        start,
+        stdin: order.stdin,
+        timeout: order.timeout,
+        stop_signal: image.stop_signal.as_deref().and_then(signal_number).unwrap_or(SIGTERM),
+        stop_grace: pool.stop_grace,
+    };
+    // argv is not empty: that was refused.
+    Ok((plan, argv.into_iter().next().unwrap_or_default()))
+}
 
 /// The argument vector: the entrypoint, then the arguments.
 ///

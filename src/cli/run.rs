@@ -9,14 +9,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, JobArgs, block_on, exit, fail, load};
-use crate::attempt::{self, Ended, Happening, Plan, Stopped};
+use crate::attempt::{self, Ended, Happening, Stopped};
 use crate::config::{Config, IdleConfig};
 use crate::contract::event::Stream;
 use crate::contract::job::Env;
 use crate::engine::docker::Docker;
-use crate::engine::link::{self, Stdin};
 use crate::init::wire::End;
-use crate::launch;
+use crate::launch::{self, Order};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::pool::planner::Host;
@@ -67,14 +66,10 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
             lease = pools.lease(&name, config.worker.lease_timeout) => lease.map_err(|e| e.to_string())?,
             failure = first_failure(&pools) => return Err(failure),
         };
-        let argv =
-            launch::argv(&lease.image, &pool, args.job.args().as_deref()).map_err(|e| e.to_string())?;
-        let env = launch::environment(&lease.image, &pool, &env, None);
-        let kind = if stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
-        let start = link::start_frame(&argv, &env, kind).map_err(|e| e.to_string())?;
         let timeout = args.job.timeout.unwrap_or(pool.timeout.default);
-        let stop_signal = lease.image.stop_signal.as_deref().and_then(launch::signal_number).unwrap_or(15);
-        let plan = Plan { start, stdin, timeout, stop_signal, stop_grace: pool.stop_grace };
+        let argv = args.job.args();
+        let order = Order { args: argv.as_deref(), env: &env, stdin, traceparent: None, timeout };
+        let (plan, executable) = launch::plan(&lease.image, &pool, order).map_err(|e| e.to_string())?;
         let (happen, happenings) = mpsc::channel(attempt::CHANNEL);
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone());
@@ -88,7 +83,7 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         // A signal to this command is the job's, as with `docker run`: how the job takes it is the exit code.
         let result =
             result.map(|ended| Ended { stopped: ended.stopped.filter(|s| *s != Stopped::Worker), ..ended });
-        Ok(Outcome::of(result, &argv[0], timeout))
+        Ok(Outcome::of(result, &executable, timeout))
     }
     .await;
     pools.close().await;

@@ -12,14 +12,11 @@ use crate::config::PoolConfig;
 use crate::contract::PoolName;
 use crate::contract::event::{LeaseKind, Stream};
 use crate::contract::job::{self, Job, Rejection};
-use crate::engine::link::{self, Stdin};
-use crate::launch;
+use crate::launch::{self, Order};
 use crate::outcome::{self, Outcome};
 use crate::output::Output;
 use crate::pool::Lease;
 use crate::replies::{Replies, StartFacts};
-
-const SIGTERM: u8 = 15;
 
 /// How often a job whose container was lost before it executed gets another at once.
 const FRESH_CONTAINERS: u32 = 3;
@@ -205,21 +202,14 @@ impl<'a> Case<'a> {
         properties: &Properties,
         timeout: Duration,
     ) -> Result<(Plan, String), Rejection> {
-        let argv = launch::argv(&lease.image, &lease.config, job.args.as_deref())?;
-        let env = launch::environment(&lease.image, &lease.config, &job.env, properties.traceparent.as_deref());
-        let stdin = if job.stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
-        let start = link::start_frame(&argv, &env, stdin).map_err(|e| Rejection::of("env", e.to_string()))?;
-        let stop_signal =
-            lease.image.stop_signal.as_deref().and_then(launch::signal_number).unwrap_or(SIGTERM);
-        let plan = Plan {
-            start,
+        let order = Order {
+            args: job.args.as_deref(),
+            env: &job.env,
             stdin: job.stdin.clone().map(Bytes::from),
+            traceparent: properties.traceparent.as_deref(),
             timeout,
-            stop_signal,
-            stop_grace: self.config.stop_grace,
         };
-        // argv is not empty: that was refused.
-        Ok((plan, argv.into_iter().next().unwrap_or_default()))
+        launch::plan(&lease.image, &lease.config, order)
     }
 
     /// Runs the job and publishes what happens, side by side: a slow reply queue slows the job's output, not

@@ -3,19 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
-use prewarm::attempt::{self, Plan};
+use prewarm::attempt;
 use prewarm::config;
 use prewarm::contract::PoolName;
 use prewarm::contract::job::Env;
 use prewarm::engine::docker::Docker;
-use prewarm::engine::link::{self, Stdin};
 use prewarm::init::wire::End;
-use prewarm::launch;
+use prewarm::launch::{self, Order};
 use prewarm::metrics::Metrics;
 use prewarm::outcome::Outcome;
-use prewarm::pool::driver;
+use prewarm::pool::planner::Host;
+use prewarm::pool::{Owner, Pools};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -70,25 +69,24 @@ async fn run(env: Env, stack: &str) -> Result<(u8, String), String> {
 
     let metrics = Metrics::new();
     let engine = std::sync::Arc::new(Docker::new(&config.engine, &metrics).unwrap());
-    let pools = driver::start(engine, &worker, &config.pools, 1, &metrics);
+    let host = Host { creators: 1, containers: None, memory: None };
+    let pools = Pools::start(engine, &Owner::new(&worker), &config.pools, host, PATIENCE, &metrics);
     let lease = pools.lease(&name, PATIENCE).await.unwrap();
-    let argv = launch::argv(&lease.image, &pool, Some(&["true".into()])).unwrap();
-    let env = launch::environment(&lease.image, &pool, &env, None);
-    let outcome = match link::start_frame(&argv, &env, Stdin::Null) {
+    let args = ["true".to_owned()];
+    let order = Order { args: Some(&args), env: &env, stdin: None, traceparent: None, timeout: PATIENCE };
+    let outcome = match launch::plan(&lease.image, &pool, order) {
         Err(refused) => {
             // The pools close when nobody has one of their containers.
             drop(lease);
-            Err(refused.to_string())
+            Err(refused.message)
         }
-        Ok(start) => {
-            let plan =
-                Plan { start, stdin: None, timeout: PATIENCE, stop_signal: 15, stop_grace: Duration::ZERO };
+        Ok((plan, executable)) => {
             let (happen, mut happenings) = mpsc::channel(attempt::CHANNEL);
             let stop = CancellationToken::new();
             let (ended, ()) = tokio::join!(attempt::run(lease, plan, &stop, happen), async {
                 while happenings.recv().await.is_some() {}
             });
-            match Outcome::of(ended, &argv[0], PATIENCE) {
+            match Outcome::of(ended, &executable, PATIENCE) {
                 Outcome::Ran(verdict) => match verdict.end {
                     Some(End::Code(code)) => Ok((code, verdict.error.map(|e| e.message).unwrap_or_default())),
                     other => panic!("{other:?}"),
