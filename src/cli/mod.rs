@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 mod check;
+mod plan;
 mod run;
 mod schema;
 mod serve;
@@ -59,6 +60,8 @@ enum Verb {
     Run(run::Args),
     /// Publish jobs and show their results
     Submit(submit::Args),
+    /// Say how many idle containers a load needs, and what the limit is
+    Plan(plan::Args),
     /// Print the JSON Schema of a message
     Schema(schema::Args),
 }
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Verb::Check => check::main(&cli.config),
         Verb::Run(args) => run::main(&cli.config, args),
         Verb::Submit(args) => submit::main(&cli.config, args),
+        Verb::Plan(args) => plan::main(args),
         Verb::Schema(args) => schema::main(args),
     }
 }

@@ -8,11 +8,17 @@ use std::time::{Duration, Instant};
 const SPAN: Duration = Duration::from_millis(250);
 /// How many spans are remembered: four minutes.
 const KEPT: usize = 960;
-/// The windows that a rate is taken from, in spans: 1, 4, 15, 60 and 240 seconds.
-const WINDOWS: [usize; 5] = [4, 16, 60, 240, KEPT];
+/// The windows that a rate is taken from, in spans: 1 to 240 seconds.
+const WINDOWS: [usize; 9] = [4, 8, 16, 32, 60, 120, 240, 480, KEPT];
 /// By how many standard deviations a window's count must differ from what a longer one lets expect before it is believed to
-/// be another rate. With five windows looked at every half second this is wrong about once a day.
+/// be another rate. With nine windows looked at every half second this is wrong about once a day.
 const SURPRISE: f64 = 4.0;
+/// The same for a higher rate while jobs miss: each is evidence for the other.
+const SURPRISE_PRESSED: f64 = 2.0;
+/// A lower rate is believed after so many seconds: a lull is no hurry.
+const LULL: f64 = 7.0;
+/// Misses say so over this many spans: 8 seconds.
+const PRESSED: usize = 32;
 /// Misses are judged over this many spans: a minute.
 const JUDGED: usize = 240;
 
@@ -39,6 +45,8 @@ pub struct Estimate {
     pub rate: f64,
     /// Variance over mean of counts: 1 unless bursts are plain to see.
     pub dispersion: f64,
+    /// The rate's standard error.
+    pub error: f64,
     /// The time that the rate was taken from.
     pub over: Duration,
 }
@@ -67,8 +75,12 @@ impl Demand {
     /// Jobs that came in the last minute, and how many of them missed.
     pub fn last_minute(&mut self, now: Instant) -> (u64, u64) {
         self.advance(now);
-        let minute = self.spans.iter().rev().take(JUDGED);
-        minute.fold((0, 0), |(a, m), s| (a + u64::from(s.arrivals), m + u64::from(s.misses)))
+        self.last_spans(JUDGED)
+    }
+
+    fn last_spans(&self, spans: usize) -> (u64, u64) {
+        let last = self.spans.iter().rev().take(spans);
+        last.fold((0, 0), |(a, m), s| (a + u64::from(s.arrivals), m + u64::from(s.misses)))
     }
 
     /// The rate of the longest window that the recent past doesn't contradict: steady where arrivals are, and
@@ -83,6 +95,10 @@ impl Demand {
         let count =
             |spans: usize| self.spans.iter().rev().take(spans).map(|s| f64::from(s.arrivals)).sum::<f64>();
 
+        let lately = self.last_spans(PRESSED);
+        let pressed = lately.1 >= 3 && lately.1 * 5 >= lately.0;
+        let higher = if pressed { SURPRISE_PRESSED } else { SURPRISE };
+
         let mut chosen = (count(WINDOWS[0]), seconds(WINDOWS[0]).max(1.0));
         for window in WINDOWS[1..].iter().copied() {
             let longer = (count(window), seconds(window));
@@ -93,13 +109,18 @@ impl Demand {
             // The square root of a Poisson count has a deviation of 1/2, whatever its mean; both sides have theirs.
             let expected = rest.0 / rest.1 * chosen.1;
             let deviation = (dispersion * (1.0 + chosen.1 / rest.1)).sqrt();
-            let surprise = 2.0 * ((chosen.0 + 0.375).sqrt() - (expected + 0.375).sqrt()).abs() / deviation;
-            if surprise > SURPRISE {
+            let surprise = 2.0 * ((chosen.0 + 0.375).sqrt() - (expected + 0.375).sqrt()) / deviation;
+            if surprise > higher || (surprise < -SURPRISE && chosen.1 >= LULL) {
                 break;
             }
             chosen = longer;
         }
-        Estimate { rate: chosen.0 / chosen.1, dispersion, over: Duration::from_secs_f64(chosen.1) }
+        Estimate {
+            rate: chosen.0 / chosen.1,
+            dispersion,
+            error: (dispersion * chosen.0).sqrt() / chosen.1,
+            over: Duration::from_secs_f64(chosen.1),
+        }
     }
 
     /// Taken from the differences of neighbours, which a slow change of the rate doesn't inflate.

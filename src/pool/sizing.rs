@@ -18,9 +18,14 @@
 //! For `D = 1` and unlimited creators this is the Poisson distribution's tail, and holds for any distribution of `L`.
 //! Textbooks have Erlang's loss formula there, for pools whose missed jobs go elsewhere. Here a job that
 //! misses waits, and takes the first container that becomes ready; the two agree where misses are rare, and the loss formula
-//! promises too much where they aren't. With `k` creators `L` is taken to be exponential, which is on the safe side: real
-//! creation times vary less.
+//! promises too much where they aren't.
+//!
+//! With `k` creators this is exact for exponential times. Real ones vary less, and what waits for a creator is shorter by the
+//! factor `1 − (1 − v) / (D + 1) · ρ^((D+1)/3)`, `v` being the times' variance over their squared mean and `ρ` the share of time that creators
+//! are busy. For `D = 1` and `ρ` near 1 that is Lee and Longton's `(1 + v) / 2`: about half for a steady engine. The power of `ρ` was
+//! found by simulation (tests/policy): where creators are mostly free, and in bursts, steadiness helps less.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// What a pool has to cope with.
@@ -30,6 +35,8 @@ pub struct Load {
     pub rate: f64,
     /// L: seconds that replacing a container keeps a creator busy, on average, under load.
     pub warm: f64,
+    /// v: variance over squared mean of those seconds. 1 is exponential; more is taken for 1.
+    pub variation: f64,
     /// D: variance over mean of the jobs counted in equal spans of time. 1 is Poisson; below 1 is taken for 1.
     pub dispersion: f64,
     /// k: creations at once; infinite if nothing limits them.
@@ -49,14 +56,36 @@ impl Load {
 
     /// The share of jobs that miss, for each size from 0 to `most`: between 0 and 1, falling.
     pub fn misses(&self, most: usize) -> Vec<f64> {
-        let offered = self.offered();
         // NaN included: nothing is known to be possible.
         if !self.sustainable() {
             return vec![1.0; most + 1];
         }
-        if offered <= 0.0 {
+        if self.offered() <= 0.0 {
             return std::iter::once(1.0).chain(std::iter::repeat_n(0.0, most)).collect();
         }
+        let d = self.dispersion.max(1.0);
+        let spared = (1.0 - self.variation.clamp(0.0, 1.0)) / (d + 1.0);
+        let shorter = 1.0 - spared * (self.offered() / self.creators).powf((d + 1.0) / 3.0);
+        if most as f64 <= self.creators || shorter >= 1.0 {
+            return self.exponential(most);
+        }
+        // Of what is outstanding, the part that waits for a creator is shorter than with exponential times.
+        let longer = |size: usize| self.creators + (size as f64 - self.creators).max(0.0) / shorter;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "of the order of `most`")]
+        let whole = |size: f64| size as usize;
+        let misses = self.exponential(whole(longer(most)) + 1);
+        let between = |size: f64| {
+            let (below, above) = (misses[whole(size)], misses[whole(size) + 1]);
+            if below < 1e-12 { below } else { below * (above / below).powf(size.fract()) }
+        };
+        (0..=most)
+            .map(|size| if size as f64 <= self.creators { misses[size] } else { between(longer(size)) })
+            .collect()
+    }
+
+    /// The same for exponential times.
+    fn exponential(&self, most: usize) -> Vec<f64> {
+        let offered = self.offered();
         let d = self.dispersion.max(1.0);
         let q = (d - 1.0) / (d + 1.0);
         let work = offered * (1.0 - q);
@@ -106,40 +135,80 @@ impl Load {
     }
 }
 
-/// How long creations take: of the last few, so that it follows an engine that becomes slower.
+/// How long creations take: of the last thousand, or of fewer where the engine has become slower or faster since.
 #[derive(Clone, Debug, Default)]
 pub struct WarmTimes {
-    recent: std::collections::VecDeque<Duration>,
+    /// Seconds, the newest last.
+    recent: VecDeque<f64>,
+}
+
+/// What is known of creations; see [`Load`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Seconds that one takes, on average.
+    pub mean: f64,
+    /// Variance over squared mean.
+    pub variation: f64,
+    /// 95 of 100 take less; seconds.
+    pub p95: f64,
 }
 
 impl WarmTimes {
     /// How many are remembered.
-    const KEPT: usize = 64;
+    const KEPT: usize = 1024;
+    /// Too few to say how much they vary; enough to tell of a change.
+    const FEW: usize = 32;
+    /// By how many standard errors the newest must differ from more of them before it is believed that the engine has changed.
+    const SURPRISE: f64 = 4.0;
+    /// One that took so many times the usual time doesn't tell how fast the engine is but that it stood still, and is not
+    /// counted for more.
+    const STALL: f64 = 8.0;
     /// Taken before the first is known: what a container takes with a network on a small machine.
-    const UNKNOWN: Duration = Duration::from_millis(500);
+    const UNKNOWN: Pace = Pace { mean: 0.5, variation: 1.0, p95: 0.5 };
 
     /// One more creation succeeded after this time.
     pub fn add(&mut self, took: Duration) {
+        let usual = percentile(self.last(Self::FEW), 50);
         if self.recent.len() == Self::KEPT {
             self.recent.pop_front();
         }
-        self.recent.push_back(took);
+        let took = took.as_secs_f64();
+        self.recent.push_back(usual.map_or(took, |usual| took.min(Self::STALL * usual)));
     }
 
-    /// The average.
-    pub fn mean(&self) -> Duration {
-        match u32::try_from(self.recent.len()) {
-            Ok(n) if n > 0 => self.recent.iter().sum::<Duration>() / n,
-            _ => Self::UNKNOWN,
+    /// What is to be expected of the next ones.
+    pub fn pace(&self) -> Pace {
+        let (mut n, (mut mean, mut variance)) = (Self::FEW, self.moments(Self::FEW));
+        while n < self.recent.len() {
+            let longer = self.moments(2 * n);
+            let error = (variance.max(longer.1) / n as f64).sqrt();
+            if (mean - longer.0).abs() > Self::SURPRISE * error {
+                break;
+            }
+            (n, (mean, variance)) = (2 * n, longer);
         }
+        let Some(p95) = percentile(self.last(n), 95) else { return Self::UNKNOWN };
+        let known = self.recent.len() >= Self::FEW && mean > 0.0;
+        Pace { mean, variation: if known { variance / (mean * mean) } else { 1.0 }, p95 }
     }
 
-    /// What 95 of 100 stay below.
-    pub fn p95(&self) -> Duration {
-        let mut sorted: Vec<_> = self.recent.iter().copied().collect();
-        sorted.sort_unstable();
-        sorted.get(sorted.len() * 95 / 100).copied().unwrap_or(Self::UNKNOWN)
+    fn last(&self, n: usize) -> impl Iterator<Item = f64> {
+        self.recent.iter().rev().take(n).copied()
     }
+
+    /// Mean and variance of the last `n`.
+    fn moments(&self, n: usize) -> (f64, f64) {
+        let count = n.min(self.recent.len()).max(1) as f64;
+        let (sum, squares) = self.last(n).fold((0.0, 0.0), |(sum, squares), t| (sum + t, squares + t * t));
+        let mean = sum / count;
+        (mean, (squares / count - mean * mean).max(0.0))
+    }
+}
+
+fn percentile(times: impl Iterator<Item = f64>, percent: usize) -> Option<f64> {
+    let mut times: Vec<f64> = times.collect();
+    let index = times.len() * percent / 100;
+    (!times.is_empty()).then(|| *times.select_nth_unstable_by(index, f64::total_cmp).1)
 }
 
 #[cfg(test)]
@@ -147,7 +216,7 @@ mod tests {
     use super::*;
 
     fn load(rate: f64, dispersion: f64, creators: f64) -> Load {
-        Load { rate, warm: 0.25, dispersion, creators }
+        Load { rate, warm: 0.25, variation: 1.0, dispersion, creators }
     }
 
     fn poisson_tail(mean: f64, from: usize) -> f64 {
@@ -235,11 +304,39 @@ mod tests {
     }
 
     #[test]
-    fn warm_times_are_of_the_last_few() {
+    fn steady_times_need_less_where_creators_are_few() {
+        let size = |variation: f64, creators: f64| {
+            Load { variation, ..load(9.6, 1.0, creators) }.size_for(0.99, 500)
+        };
+        assert!(size(0.1, 3.0) < size(0.5, 3.0) && size(0.5, 3.0) < size(1.0, 3.0));
+        assert_eq!(size(9.0, 3.0), size(1.0, 3.0), "more is taken for 1");
+        assert_eq!(
+            size(0.1, f64::INFINITY),
+            size(1.0, f64::INFINITY),
+            "without a queue it makes no difference"
+        );
+    }
+
+    fn times(of: impl IntoIterator<Item = u64>) -> Pace {
         let mut warm = WarmTimes::default();
-        assert_eq!((warm.mean(), warm.p95()), (WarmTimes::UNKNOWN, WarmTimes::UNKNOWN));
-        (0..100).for_each(|_| warm.add(Duration::from_secs(9)));
-        (0..64).for_each(|n| warm.add(Duration::from_millis(if n < 60 { 100 } else { 420 })));
-        assert_eq!((warm.mean(), warm.p95()), (Duration::from_millis(120), Duration::from_millis(420)));
+        of.into_iter().for_each(|ms| warm.add(Duration::from_millis(ms)));
+        warm.pace()
+    }
+
+    #[test]
+    fn warm_times_are_of_the_last_few() {
+        assert_eq!(times([]), WarmTimes::UNKNOWN);
+        assert_eq!(times([100]).mean, 0.1);
+        assert_eq!(times([100]).variation, 1.0, "one says nothing about others");
+        let even = times((0..600).map(|n| 100 + 20 * (n % 2)));
+        assert!((even.mean - 0.11).abs() < 1e-9 && even.variation < 0.01 && even.p95 == 0.12, "{even:?}");
+    }
+
+    #[test]
+    fn warm_times_follow_an_engine_that_becomes_slower_and_forget_one_that_stood_still() {
+        let slower = times((0..600).map(|n| (if n < 530 { 100 } else { 150 }) + 20 * (n % 2)));
+        assert!((slower.mean - 0.16).abs() < 0.01, "{slower:?}");
+        let stalled = times((0..600).map(|n| if n == 590 { 20_000 } else { 100 + 20 * (n % 2) }));
+        assert!(stalled.mean < 0.13 && stalled.variation <= 1.0, "{stalled:?}");
     }
 }

@@ -1,0 +1,258 @@
+//! One pool's size: what its jobs need now, and what they needed until lately.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::super::demand::Demand;
+use super::super::sizing::{Load, WarmTimes};
+use super::{Limits, Reason, Sizing};
+
+/// What was needed is looked back on this far: a size that was needed for a while is kept for as long again, and
+/// for half of this at most.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// How often what is needed is noted for that.
+const NOTED_EVERY: Duration = Duration::from_secs(5);
+/// Targets are lowered by a step each.
+const SHRINK_EVERY: Duration = Duration::from_secs(5);
+/// How often a size is judged by its hits.
+const JUDGED_EVERY: Duration = Duration::from_secs(60);
+/// Fewer jobs a minute say nothing about a share of hits.
+const JUDGEABLE: u64 = 20;
+/// A correction is taken back after so many good minutes.
+const GOOD_MINUTES: u32 = 5;
+/// Sizes are computed for creators that are busy for at most this share of the time. Beyond, every percent more asks for
+/// much more, and an estimate isn't exact to the percent.
+const BUSIEST: f64 = 0.95;
+/// The same for a rate that was seen for a few seconds only.
+const BUSY: f64 = 0.9;
+/// Standard errors that the rate of bursts is taken to be higher than estimated. Without bursts a misjudged rate costs little.
+const CAUTION: f64 = 0.5;
+/// Only a rate that was seen for this long is complained about.
+const SURE: Duration = Duration::from_secs(15);
+
+/// What a pool's jobs ask for.
+pub(super) struct Asked {
+    pub(super) load: Load,
+    /// The rate's standard error.
+    pub(super) error: f64,
+    /// They have for long enough.
+    pub(super) sure: bool,
+    pub(super) warm_p95: f64,
+}
+
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) limits: Limits,
+    pub(super) demand: Demand,
+    pub(super) warm: WarmTimes,
+    /// Stretches this worker's patience, so that a fleet doesn't shrink in step.
+    jitter: f64,
+    /// Before sharing out.
+    size: usize,
+    /// After it, as of the plan before.
+    pub(super) target: usize,
+    grown: Instant,
+    shrunk: Instant,
+    /// What was needed, now and then, the newest last.
+    needed: VecDeque<usize>,
+    noted: Instant,
+    correction: usize,
+    judged: Instant,
+    good_minutes: u32,
+    /// Containers made since `judged`.
+    pub(super) made: u64,
+    /// Leased and removing containers, averaged over half a minute.
+    busy_average: f64,
+    /// The same as a count that doesn't change its mind with every job.
+    pub(super) busy: usize,
+    /// The expected share of misses by size.
+    pub(super) misses: Vec<f64>,
+    pub(super) sizing: Sizing,
+}
+
+impl Planned {
+    pub(super) fn new(limits: Limits, jitter: f64, now: Instant) -> Planned {
+        let sizing = Sizing {
+            target: 0,
+            reason: Reason::Min,
+            rate: 0.0,
+            burst: 1.0,
+            warm_seconds: 0.0,
+            warm_seconds_p95: 0.0,
+            warm_variation: 1.0,
+            creators: 0.0,
+            hit_target: limits.hit_target,
+            expected_hit_rate: 0.0,
+            hit_rate: None,
+            correction: 0,
+        };
+        Planned {
+            limits,
+            demand: Demand::new(now),
+            warm: WarmTimes::default(),
+            jitter,
+            size: 0,
+            target: 0,
+            grown: now,
+            shrunk: now,
+            needed: VecDeque::new(),
+            noted: now,
+            correction: 0,
+            judged: now,
+            good_minutes: 0,
+            made: 0,
+            busy_average: 0.0,
+            busy: 0,
+            misses: Vec::new(),
+            sizing,
+        }
+    }
+
+    /// So many of its containers are leased or being removed.
+    pub(super) fn count_busy(&mut self, busy: usize) {
+        self.busy_average += (busy as f64 - self.busy_average) * 0.02;
+        if (self.busy_average - self.busy as f64).abs() > 0.9 {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, averaged")]
+            let busy = self.busy_average.round() as usize;
+            self.busy = busy;
+        }
+    }
+
+    /// What its jobs ask for, but for the creators.
+    pub(super) fn asked(&mut self, now: Instant) -> Asked {
+        let pace = self.warm.pace();
+        let found = self.demand.estimate(Duration::from_secs_f64(pace.mean), now);
+        let load = Load {
+            rate: found.rate,
+            warm: pace.mean,
+            variation: pace.variation.min(1.0),
+            dispersion: found.dispersion,
+            creators: f64::INFINITY,
+        };
+        Asked { load, error: found.error, sure: found.over >= SURE, warm_p95: pace.p95 }
+    }
+
+    pub(super) fn decide(&mut self, Asked { load, error, sure, warm_p95 }: Asked, now: Instant) {
+        // What was given last time, after sharing out.
+        self.target = self.sizing.target;
+        let busiest = if sure { BUSIEST } else { BUSY };
+        let most = busiest * load.creators / load.warm;
+        let strained = load.rate > most;
+        let caution = CAUTION * (1.0 - 1.0 / load.dispersion);
+        let bearable = Load { rate: (load.rate + caution * error).min(most), ..load };
+        self.misses = bearable.misses(self.limits.max);
+        let (jobs, missed) = self.demand.last_minute(now);
+        self.judge(jobs, missed, &load, now);
+        let (needed, reason) = match self.needed(now) {
+            (size, Reason::Demand | Reason::Max) if strained && sure => (size, Reason::Unreachable),
+            found => found,
+        };
+        let wanted = self.wanted(needed, now);
+        if matches!(reason, Reason::Fixed | Reason::Ttl) {
+            self.needed.clear();
+            self.size = needed;
+        } else if wanted > self.size {
+            self.size = wanted;
+            self.grown = now;
+        } else {
+            self.shrink(wanted, now);
+        }
+        self.size = self.size.min(self.limits.max);
+        let target = self.size;
+        let expected = if bearable == load { self.misses[target] } else { load.misses(target)[target] };
+        self.sizing = Sizing {
+            target,
+            reason: if target > needed { Reason::Recent } else { reason },
+            rate: load.rate,
+            burst: load.dispersion,
+            warm_seconds: load.warm,
+            warm_seconds_p95: warm_p95,
+            warm_variation: load.variation,
+            creators: load.creators,
+            hit_target: self.limits.hit_target,
+            expected_hit_rate: 1.0 - expected,
+            hit_rate: (jobs > 0).then(|| 1.0 - missed as f64 / jobs as f64),
+            correction: self.correction,
+        };
+    }
+
+    /// How many would do now.
+    fn needed(&self, now: Instant) -> (usize, Reason) {
+        let Limits { min, max, hit_target, ttl, .. } = self.limits;
+        if min == max {
+            return (max, Reason::Fixed);
+        }
+        match (self.demand.last(), ttl) {
+            (None, _) => return (min, Reason::Min),
+            (Some(last), Some(ttl)) if now.saturating_duration_since(last) >= ttl => {
+                return (min, Reason::Ttl);
+            }
+            _ => {}
+        }
+        match self.misses.iter().position(|miss| *miss <= 1.0 - hit_target).map(|size| size + self.correction)
+        {
+            Some(size) if size < min => (min, Reason::Min),
+            Some(size) if size <= max => (size, Reason::Demand),
+            _ => (max, Reason::Max),
+        }
+    }
+
+    /// What is needed now, or was for long enough not to be forgotten yet: the largest of the medians of what was needed over
+    /// half a minute, some minutes and ten. An excess of a few seconds is gone after a few more; what half of ten minutes
+    /// asked for is kept for five.
+    fn wanted(&mut self, needed: usize, now: Instant) -> usize {
+        if now.saturating_duration_since(self.noted) >= NOTED_EVERY.mul_f64(self.jitter) {
+            self.noted = now;
+            if self.needed.len() as u64 == REMEMBERED.as_secs() / NOTED_EVERY.as_secs() {
+                self.needed.pop_front();
+            }
+            self.needed.push_back(needed);
+        }
+        let medians = [6, 30, usize::MAX].into_iter().filter_map(|notes| {
+            let mut last: Vec<usize> = self.needed.iter().rev().take(notes).copied().collect();
+            last.sort_unstable();
+            last.get(last.len().saturating_sub(1) / 2).copied()
+        });
+        medians.chain([needed]).max().unwrap_or(needed)
+    }
+
+    /// Models are wrong somewhere: where the goal is missed by more than chance, more is added, and taken
+    /// back when it has been reached for a while.
+    fn judge(&mut self, jobs: u64, missed: u64, load: &Load, now: Instant) {
+        if now.saturating_duration_since(self.judged) < JUDGED_EVERY {
+            return;
+        }
+        self.judged = now;
+        let made = std::mem::take(&mut self.made);
+        let settled = now.saturating_duration_since(self.grown) >= JUDGED_EVERY;
+        // If containers were not made as fast as jobs came, or the host had no place for them, that was the reason.
+        let kept_up = made * 10 >= jobs * 9 && load.sustainable();
+        if !settled || !kept_up || jobs < JUDGEABLE || self.target < self.size {
+            return;
+        }
+        let allowed = (1.0 - self.limits.hit_target) * jobs as f64;
+        // Misses come in clumps: the fuller the creators' day, the larger.
+        let clump = load.dispersion / (1.0 - load.offered() / load.creators);
+        let chance = 3.0 * (allowed * clump).sqrt().max(1.0);
+        if missed as f64 > allowed + chance {
+            self.correction = (self.correction + (self.size / 10).max(1)).min(self.limits.max);
+            self.good_minutes = 0;
+        } else if missed as f64 <= allowed {
+            self.good_minutes += 1;
+            if self.good_minutes >= GOOD_MINUTES {
+                self.good_minutes = 0;
+                self.correction = self.correction.saturating_sub(1);
+            }
+        }
+    }
+
+    fn shrink(&mut self, wanted: usize, now: Instant) {
+        if self.size > wanted
+            && now.saturating_duration_since(self.shrunk) >= SHRINK_EVERY.mul_f64(self.jitter)
+        {
+            // A fifth at a time where much is too much.
+            self.size -= ((self.size - wanted) / 5).max(1);
+            self.shrunk = now;
+        }
+    }
+}
