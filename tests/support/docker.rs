@@ -230,6 +230,13 @@ impl Image {
         image
     }
 
+    /// The same under another name, which can be made another image's.
+    pub fn tagged(&self) -> Image {
+        let image = Image { name: unique("image") };
+        docker_ok(["tag", &self.name, &image.name]);
+        image
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }

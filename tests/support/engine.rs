@@ -21,8 +21,13 @@ pub struct Container {
 
 /// A worker's containers, in every state.
 pub fn containers(worker: &str) -> Vec<Container> {
-    let filter = format!("label=prewarm.worker={worker}");
-    let lines = docker_ok(["ps", "-a", "--no-trunc", "--filter", &filter, "--format", "{{.ID}} {{.State}}"]);
+    listed(&[], &["--filter", &format!("label=prewarm.worker={worker}")])
+}
+
+/// The containers of an engine, in every state.
+pub(super) fn listed(engine: &[&str], filter: &[&str]) -> Vec<Container> {
+    let ps = ["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.State}}"];
+    let lines = docker_ok(engine.iter().chain(&ps).chain(filter));
     let container = |line: &str| {
         let (id, state) = line.split_once(' ').unwrap();
         Container { id: id.to_owned(), state: state.to_owned() }

@@ -6,4 +6,5 @@
 pub mod broker;
 pub mod docker;
 pub mod engine;
+pub mod own_engine;
 pub mod worker;

@@ -1,0 +1,85 @@
+//! Idle containers that somebody removes or pauses.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::flow::{EVERY, all_succeeded, docker_aside, flow, in_state, nothing_leaked, retired};
+use crate::support::docker::docker;
+use crate::support::engine::containers;
+use crate::support::worker::{Site, eventually, run};
+
+const KEYS: &str = "idle = 3\nconcurrency = 2\nnetwork = \"host\"";
+
+#[test]
+fn removed_at_random() {
+    const REMOVED: usize = 12;
+    run(async |site: &Site| {
+        let worker = site.worker().pool("box", KEYS).full().await;
+        let (jobs, ()) = flow(site, EVERY, async {
+            for _ in 0..REMOVED {
+                tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..600))).await;
+                let victim = eventually("one is idle", async || {
+                    let idle = in_state(&worker, "idle").await;
+                    (!idle.is_empty()).then(|| idle[rand::rng().random_range(0..idle.len())].clone())
+                })
+                .await;
+                // It may have served and gone in between.
+                let remove = move || docker(["rm", "-f", &victim]).output().unwrap();
+                tokio::task::spawn_blocking(remove).await.unwrap();
+            }
+        })
+        .await;
+        all_succeeded(site, &jobs).await;
+        nothing_leaked(&worker, || containers(&worker.name)).await;
+        let (died, doubt) = (retired(&worker, "died").await, retired(&worker, "doubt").await);
+        println!("died: {died}, doubt: {doubt}");
+        // The engine's event may be faster than the end of the stream. Some were leased in between.
+        assert!(died + doubt >= (REMOVED / 2) as f64, "{died} + {doubt}");
+        assert!(worker.stop().await.success());
+    });
+}
+
+#[test]
+fn all_paused() {
+    const ROUNDS: usize = 3;
+    run(async |site: &Site| {
+        let worker = site.worker().pool("box", KEYS).full().await;
+        let (jobs, paused) = flow(site, EVERY, async {
+            let mut paused = 0;
+            for _ in 0..ROUNDS {
+                worker.until_one(async |p| p["idle"].as_u64() >= Some(2)).await;
+                for victim in in_state(&worker, "idle").await {
+                    // It may have been leased in between, and be gone.
+                    let pause = {
+                        let victim = victim.clone();
+                        move || docker(["pause", &victim]).output().unwrap().status.success()
+                    };
+                    if !tokio::task::spawn_blocking(pause).await.unwrap() {
+                        continue;
+                    }
+                    eventually("it is no longer idle", async || {
+                        let idle = in_state(&worker, "idle").await.contains(&victim);
+                        (!idle).then_some(())
+                    })
+                    .await;
+                    if in_state(&worker, "leased").await.contains(&victim) {
+                        // Not idle any more when it was paused: whoever pauses a job wants it to wait.
+                        docker_aside(&["unpause", &victim]).await;
+                    } else {
+                        paused += 1;
+                    }
+                }
+            }
+            paused
+        })
+        .await;
+        all_succeeded(site, &jobs).await;
+        nothing_leaked(&worker, || containers(&worker.name)).await;
+        // Some had served and were on their way out.
+        let doubt = retired(&worker, "doubt").await;
+        println!("paused: {paused}, doubt: {doubt}");
+        assert!(doubt >= ROUNDS as f64, "{doubt}");
+        assert!(worker.stop().await.success());
+    });
+}

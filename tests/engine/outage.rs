@@ -1,0 +1,118 @@
+//! The engine stands still, ends, or is killed, and comes back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::flow::{EVERY, all_succeeded, flow, in_state, nothing_leaked, retired};
+use crate::support::broker::Job;
+use crate::support::docker::BUSYBOX;
+use crate::support::own_engine::OwnEngine;
+use crate::support::worker::{Site, Worker, eventually, run};
+
+/// Between two attempts at making a container, at worst: 30 s, and half of that by chance.
+const LONGEST_PAUSE: Duration = Duration::from_secs(46);
+
+/// What a test waits for until it lets the engine come back, so that jobs are published meanwhile.
+async fn until_queued(site: &Site, jobs: u32) {
+    let queue = site.broker.pool_queue("box");
+    eventually("jobs are in the queue", async || (site.broker.ready(&queue).await >= jobs).then_some(()))
+        .await;
+}
+
+#[test]
+fn stands_still_for_20_seconds() {
+    const STILL: Duration = Duration::from_secs(20);
+    run(async |site: &Site| {
+        let engine = OwnEngine::start(&[BUSYBOX]);
+        let keys = "idle = 3\nconcurrency = 2\nnetwork = \"host\"";
+        let worker = site.worker().env("DOCKER_HOST", &engine.host()).pool("box", keys).full().await;
+        let (jobs, ()) = flow(site, EVERY, async {
+            eventually("a few jobs have run", async || (served(&worker).await >= 3.0).then_some(())).await;
+            worker.until_one(async |p| p["idle"].as_u64() >= Some(2)).await;
+            engine.signal("STOP");
+            tokio::time::sleep(STILL).await;
+            engine.signal("CONT");
+            let before = served(&worker).await;
+            eventually("jobs run again", async || (served(&worker).await >= before + 5.0).then_some(()))
+                .await;
+        })
+        .await;
+        let results = all_succeeded(site, &jobs).await;
+        let waited = |r: &&Value| r["lease"] == "hit" && r["timings_ms"]["startup"].as_f64() > Some(10_000.0);
+        assert!(results.iter().any(|r| waited(&r)), "a hit waited for the engine");
+        assert!(results.iter().all(|r| r["attempt"] == 1), "nothing was lost, it only took longer");
+        nothing_leaked(&worker, || engine.containers()).await;
+        assert!(worker.stop().await.success());
+        assert_eq!(engine.containers(), []);
+    });
+}
+
+async fn served(worker: &Worker) -> f64 {
+    retired(worker, "used").await
+}
+
+#[test]
+fn terminated_and_started_again() {
+    run(async |site: &Site| comes_back(site, "TERM").await);
+}
+
+#[test]
+fn killed_and_started_again() {
+    run(async |site: &Site| comes_back(site, "KILL").await);
+}
+
+async fn comes_back(site: &Site, signal: &str) {
+    let mut engine = OwnEngine::start(&[BUSYBOX]);
+    let mark = site.dir.join("mark");
+    std::fs::create_dir(&mark).unwrap();
+    let keys = format!(
+        "idle = 3\nconcurrency = 2\nnetwork = \"host\"\nmounts = [{{ source = \"{}\", target = \"/mark\" }}]",
+        mark.display()
+    );
+    let worker = site.worker().env("DOCKER_HOST", &engine.host()).pool("box", &keys).full().await;
+    let (jobs, running) = flow(site, EVERY, async {
+        // Told to end by the engine, it doesn't listen; in its second life it is quick.
+        let script =
+            "trap '' TERM; [ -e /mark/been ] || { touch /mark/been; echo up; while :; do sleep 1; done; }";
+        let running = site.broker.submit("box", Job::shell(script)).await;
+        site.broker.printed(&running, "up").await;
+        worker.until_one(async |p| p["idle"].as_u64() >= Some(1)).await;
+
+        engine.signal(signal);
+        tokio::task::block_in_place(|| engine.ended());
+        let why = eventually("/readyz says that the engine is gone", async || {
+            let (code, why) = worker.get("/readyz").await.unwrap();
+            (code == 503 && why.contains("no engine answers")).then_some(why)
+        })
+        .await;
+        assert!(why.starts_with("pool box: engine: "), "{why}");
+        // Intake pauses: jobs stay in the queue, for others to take.
+        until_queued(site, 2).await;
+        let taken = deliveries(&worker).await;
+        until_queued(site, 6).await;
+        assert_eq!(deliveries(&worker).await, taken);
+        assert_eq!(in_state(&worker, "idle").await, [""; 0]);
+
+        engine.again();
+        tokio::task::block_in_place(|| engine.until_up());
+        let back = Instant::now();
+        worker.until_ready().await;
+        println!("ready {:?} after the engine answered", back.elapsed());
+        assert!(back.elapsed() < LONGEST_PAUSE, "{:?}", back.elapsed());
+        running
+    })
+    .await;
+    all_succeeded(site, &jobs).await;
+    let again = all_succeeded(site, &[running]).await;
+    assert_eq!(again[0]["attempt"], 2, "{:#}", again[0]);
+    nothing_leaked(&worker, || engine.containers()).await;
+    assert!(worker.stop().await.success());
+    assert_eq!(engine.containers(), []);
+}
+
+async fn deliveries(worker: &Worker) -> f64 {
+    let metrics = worker.metrics().await;
+    let of = |again| metrics.get("prewarm_deliveries_total", &[("pool", "box"), ("redelivered", again)]);
+    of("true") + of("false")
+}
