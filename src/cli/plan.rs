@@ -116,6 +116,7 @@ struct Sizing {
     rate: f64,
     burst: f64,
     warm_seconds: f64,
+    warm_seconds_alone: Option<f64>,
     #[serde(default = "exponential")]
     warm_variation: f64,
     creators: f64,
@@ -192,6 +193,7 @@ fn questions(args: &Args) -> Result<Vec<Question>, String> {
     let load = Load {
         rate,
         warm: warm.as_secs_f64(),
+        alone: warm.as_secs_f64(),
         variation: 1.0,
         dispersion: args.burst,
         creators: args.creators,
@@ -210,12 +212,20 @@ fn of_status(text: &str, hit_target: Option<f64>) -> Result<Vec<Question>, Strin
     }
     let question = |pool: Pool| {
         let Sizing { rate, burst, warm_seconds, warm_variation, creators, .. } = pool.sizing;
-        let known = [rate, burst, warm_seconds, creators].iter().all(|n| n.is_finite() && *n >= 0.0);
+        let alone = pool.sizing.warm_seconds_alone.unwrap_or(warm_seconds);
+        let known = [rate, burst, warm_seconds, alone, creators].iter().all(|n| n.is_finite() && *n >= 0.0);
         if !known || creators == 0.0 {
             return Err(format!("pool {}: its sizing has figures that can't be", pool.pool));
         }
         Ok(Question {
-            load: Load { rate, warm: warm_seconds, variation: warm_variation, dispersion: burst, creators },
+            load: Load {
+                rate,
+                warm: warm_seconds,
+                alone,
+                variation: warm_variation,
+                dispersion: burst,
+                creators,
+            },
             hit_target: hit_target.unwrap_or(pool.sizing.hit_target),
             memory: pool.memory,
             idle_max: pool.idle_max,

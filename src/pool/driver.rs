@@ -104,6 +104,8 @@ pub(super) struct Driver {
     pools: Vec<Managed>,
     held: HashMap<SlotId, Held>,
     waiting: HashMap<WaiterId, Waiting>,
+    /// How many creations were under way when each of them began.
+    under_way: HashMap<SlotId, usize>,
     commands: mpsc::UnboundedSender<Command>,
     drained: Option<oneshot::Sender<()>>,
     actions: Vec<Action>,
@@ -142,6 +144,7 @@ impl Driver {
             pools,
             held: HashMap::new(),
             waiting: HashMap::new(),
+            under_way: HashMap::new(),
             commands,
             drained: None,
             actions: Vec::new(),
@@ -192,7 +195,10 @@ impl Driver {
             }
             Command::Ready { slot, container, handoff, recipe, image, warmup, kept_busy } => {
                 self.held.insert(slot, Held { container, handoff: Some(handoff) });
-                self.planner.warmed(slot.pool.0, kept_busy);
+                // As many as there were when it began and are now, in the middle.
+                let began = self.under_way.remove(&slot).unwrap_or(1);
+                let at_work = (began + self.creating()) as f64 / 2.0;
+                self.planner.warmed(slot.pool.0, kept_busy, at_work);
                 self.recovered(slot.pool, &recipe, image, warmup);
                 self.slots.ready(slot, now, &mut self.actions);
             }
@@ -200,6 +206,7 @@ impl Driver {
                 if let Some(container) = container {
                     self.held.insert(slot, Held { container, handoff: None });
                 }
+                self.under_way.remove(&slot);
                 self.failed(slot, error, now);
             }
             Command::Died { slot, grant: None } => self.slots.died(slot, None, now, out),
@@ -233,6 +240,7 @@ impl Driver {
             next += 1;
             match action {
                 Action::Start(slot) => {
+                    self.under_way.insert(slot, self.creating());
                     let recipe = Arc::clone(&self.pools[slot.pool.0].recipe);
                     let waited_for = self.slots.waiting(slot.pool) > 0;
                     let after = if waited_for { Duration::ZERO } else { REFILL_GRACE };
@@ -260,7 +268,8 @@ impl Driver {
                 tracing::debug!(pool = %managed.recipe.pool, ?sizing, "target");
             }
             managed.complain(sizing);
-            let worth = (0..=managed.recipe.config.idle.max).map(|idle| self.planner.worth(index, idle)).collect();
+            let worth =
+                (0..=managed.recipe.config.idle.max).map(|idle| self.planner.worth(index, idle)).collect();
             self.slots.set_target(pool, sizing.target, worth, now, &mut self.actions);
         }
     }
@@ -370,6 +379,11 @@ impl Driver {
         self.plan();
     }
 
+    /// Creations under way, over all pools.
+    fn creating(&self) -> usize {
+        (0..self.pools.len()).map(|pool| self.slots.count(PoolIndex(pool), State::Starting)).sum()
+    }
+
     fn idle(&self) -> Vec<(SlotId, ContainerId)> {
         let idle = |(slot, held): (&SlotId, &Held)| {
             (self.slots.state(*slot) == Some(State::Idle)).then(|| (*slot, held.container.clone()))
@@ -447,7 +461,10 @@ impl Managed {
             ),
             planner::Reason::Unreachable | planner::Reason::Max => {}
             // Not at the edge, or it would be said again and again.
-            _ => self.complained &= needed > 0.8 * sizing.creators || sizing.target * 5 > self.recipe.config.idle.max * 4,
+            _ => {
+                self.complained &=
+                    needed > 0.8 * sizing.creators || sizing.target * 5 > self.recipe.config.idle.max * 4
+            }
         }
         self.complained |= matches!(sizing.reason, planner::Reason::Unreachable | planner::Reason::Max);
     }

@@ -75,8 +75,10 @@ pub struct Sizing {
     pub rate: f64,
     /// Variance over mean of their counts; 1: no bursts.
     pub burst: f64,
-    /// Seconds that replacing a container takes, on average.
+    /// Seconds that replacing a container takes, on average, while all creators are at work.
     pub warm_seconds: f64,
+    /// The same for one that works alone.
+    pub warm_seconds_alone: f64,
     /// 95 of 100 take less.
     pub warm_seconds_p95: f64,
     /// Variance over squared mean of those seconds, at most 1; 0: always the same.
@@ -120,9 +122,10 @@ impl Planner {
         self.pools[pool].demand.arrived(hit, now);
     }
 
-    /// A container was made; it kept a creator busy for this long.
-    pub fn warmed(&mut self, pool: usize, took: Duration) {
-        self.pools[pool].warm.add(took);
+    /// A container was made; it kept a creator busy for this long, with so many of the host's creations under way on
+    /// average, itself included.
+    pub fn warmed(&mut self, pool: usize, took: Duration, at_work: f64) {
+        self.pools[pool].warm.add(took, at_work);
         self.pools[pool].made += 1;
     }
 
@@ -141,10 +144,10 @@ impl Planner {
 
     /// Computes all targets anew. `busy` gives how many of a pool's containers are leased or being removed.
     pub fn plan(&mut self, now: Instant, busy: impl Fn(usize) -> usize) {
-        let loads: Vec<Asked> = self.pools.iter_mut().map(|p| p.asked(now)).collect();
+        let all = self.host.creators as f64;
+        let loads: Vec<Asked> = self.pools.iter_mut().map(|p| p.asked(all, now)).collect();
         let offered: f64 = loads.iter().map(|asked| asked.load.offered()).sum();
         let active = loads.iter().filter(|asked| asked.load.rate > 0.0).count().max(1);
-        let all = self.host.creators as f64;
         for (index, asked) in loads.into_iter().enumerate() {
             // What the others leave, and at least a fair share.
             let creators = (all - (offered - asked.load.offered())).max(all / active as f64);

@@ -4,14 +4,15 @@
 //!
 //! A leased container is replaced at once, so a pool of size `S` always has `S` containers that are idle or being
 //! created, less the jobs that wait. A job misses if `S` or more creations are outstanding when it comes. What is
-//! outstanding is a queue: jobs bring work at a rate `λ`, each takes `L` seconds of one of `k` creators. Jobs come in
+//! outstanding is a queue: jobs come at a rate `λ`, each takes `L` seconds of one of `k` creators. `L` is longer the more
+//! creators are at work, since they share one engine: a straight line from `alone` to `warm`, when all are. Jobs come in
 //! bursts: the number of jobs in one is geometric, such that counts have the variance-to-mean ratio `D`. Seen by
 //! cuts between `n` and `n + 1` outstanding creations:
 //!
 //! ```text
 //!   q = (D − 1) / (D + 1)                            a burst goes on with probability q
 //!   Aₙ = πₙ + q·Aₙ₋₁                                  bursts that reach beyond n
-//!   πₙ₊₁ · min(n + 1, k) / L = λ·(1 − q) · Aₙ
+//!   πₙ₊₁ · μ(n + 1) = λ·(1 − q) · Aₙ                 μ(n) = c / L(c) with c = min(n, k) creators at work
 //!   miss(S) = P(outstanding ≥ S) + q·A(S−1)           the second: jobs that their own burst pushes beyond S
 //! ```
 //!
@@ -33,8 +34,11 @@ use std::time::Duration;
 pub struct Load {
     /// λ: jobs per second.
     pub rate: f64,
-    /// L: seconds that replacing a container keeps a creator busy, on average, under load.
+    /// L: seconds that replacing a container keeps a creator busy, on average, while all creators are.
     pub warm: f64,
+    /// The same for one that works alone. An engine that has nothing to gain from parallel creations takes `k` times as
+    /// long for each of `k`.
+    pub alone: f64,
     /// v: variance over squared mean of those seconds. 1 is exponential; more is taken for 1.
     pub variation: f64,
     /// D: variance over mean of the jobs counted in equal spans of time. 1 is Poisson; below 1 is taken for 1.
@@ -44,6 +48,16 @@ pub struct Load {
 }
 
 impl Load {
+    /// Seconds that one creation takes while this many creators are at work.
+    fn each(&self, at_work: f64) -> f64 {
+        if self.creators.is_finite() && self.creators > 1.0 {
+            let others = ((at_work - 1.0) / (self.creators - 1.0)).clamp(0.0, 1.0);
+            self.alone + (self.warm - self.alone) * others
+        } else {
+            self.warm
+        }
+    }
+
     /// How many creators it keeps busy.
     pub fn offered(&self) -> f64 {
         self.rate * self.warm
@@ -88,7 +102,7 @@ impl Load {
         let offered = self.offered();
         let d = self.dispersion.max(1.0);
         let q = (d - 1.0) / (d + 1.0);
-        let work = offered * (1.0 - q);
+        let bursts = self.rate * (1.0 - q);
         // Beyond this many busy creators nothing happens any more: as good as unlimited.
         let enough = offered + 40.0 * (offered * d).sqrt() + 64.0;
         let creators = self.creators.min(enough);
@@ -100,7 +114,8 @@ impl Load {
         let mut n = 0.0;
         while n < creators || reach.len() < most {
             n += 1.0;
-            let p = work * a / creators.min(n);
+            let at_work = creators.min(n);
+            let p = bursts * a * self.each(at_work) / at_work;
             a = p + q * a;
             sum += p;
             if sum > 1e200 {
@@ -113,7 +128,7 @@ impl Load {
             below.push(sum);
         }
         // From here on all creators are busy: a geometric series.
-        let step = work / creators;
+        let step = bursts * self.each(creators) / creators;
         let total = sum + step * a / (1.0 - step - q);
         let miss = |size: usize| {
             let own = if size == 0 { 0.0 } else { q * reach[size - 1] };
@@ -138,16 +153,27 @@ impl Load {
 /// How long creations take: of the last thousand, or of fewer where the engine has become slower or faster since.
 #[derive(Clone, Debug, Default)]
 pub struct WarmTimes {
-    /// Seconds, the newest last.
-    recent: VecDeque<f64>,
+    /// The newest last.
+    recent: VecDeque<Creation>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Creation {
+    seconds: f64,
+    /// How many were under way beside it, itself included, on average.
+    at_work: f64,
 }
 
 /// What is known of creations; see [`Load`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
-    /// Seconds that one takes, on average.
+    /// Seconds that one took, on average.
     pub mean: f64,
-    /// Variance over squared mean.
+    /// Seconds that one takes alone.
+    pub alone: f64,
+    /// Seconds that one takes while all creators are at work.
+    pub full: f64,
+    /// Variance over squared mean, of what the number at work doesn't explain.
     pub variation: f64,
     /// 95 of 100 take less; seconds.
     pub p95: f64,
@@ -164,20 +190,26 @@ impl WarmTimes {
     /// counted for more.
     const STALL: f64 = 8.0;
     /// Taken before the first is known: what a container takes with a network on a small machine.
-    const UNKNOWN: Pace = Pace { mean: 0.5, variation: 1.0, p95: 0.5 };
+    const UNKNOWN: Pace = Pace { mean: 0.5, alone: 0.5, full: 0.5, variation: 1.0, p95: 0.5 };
+    /// Before it is known what one more at work costs, it is taken for this share of what one takes alone: half way
+    /// between an engine with a core for each creator and one that has nothing to gain.
+    const SHARED: f64 = 0.5;
+    /// What that guess weighs, against creations times the variance of how many were at work.
+    const GUESS: f64 = 4.0;
 
-    /// One more creation succeeded after this time.
-    pub fn add(&mut self, took: Duration) {
+    /// One more creation succeeded after this time, with so many under way on average, itself included.
+    pub fn add(&mut self, took: Duration, at_work: f64) {
         let usual = percentile(self.last(Self::FEW), 50);
         if self.recent.len() == Self::KEPT {
             self.recent.pop_front();
         }
         let took = took.as_secs_f64();
-        self.recent.push_back(usual.map_or(took, |usual| took.min(Self::STALL * usual)));
+        let seconds = usual.map_or(took, |usual| took.min(Self::STALL * usual));
+        self.recent.push_back(Creation { seconds, at_work: at_work.max(1.0) });
     }
 
-    /// What is to be expected of the next ones.
-    pub fn pace(&self) -> Pace {
+    /// What is to be expected of the next ones, with so many creators.
+    pub fn pace(&self, creators: f64) -> Pace {
         let (mut n, (mut mean, mut variance)) = (Self::FEW, self.moments(Self::FEW));
         while n < self.recent.len() {
             let longer = self.moments(2 * n);
@@ -189,11 +221,24 @@ impl WarmTimes {
         }
         let Some(p95) = percentile(self.last(n), 95) else { return Self::UNKNOWN };
         let known = self.recent.len() >= Self::FEW && mean > 0.0;
-        Pace { mean, variation: if known { variance / (mean * mean) } else { 1.0 }, p95 }
+
+        // A line through seconds by number at work, drawn towards the guess while little is known.
+        let count = n.min(self.recent.len()) as f64;
+        let last = || self.recent.iter().rev().take(n);
+        let mean_at_work = last().map(|c| c.at_work).sum::<f64>() / count;
+        let spread = last().map(|c| (c.at_work - mean_at_work).powi(2)).sum::<f64>();
+        let together = last().map(|c| (c.at_work - mean_at_work) * (c.seconds - mean)).sum::<f64>();
+        let guess = Self::SHARED * mean / (1.0 + Self::SHARED * (mean_at_work - 1.0));
+        let slope = ((together + Self::GUESS * guess) / (spread + Self::GUESS)).max(0.0);
+        let at = |at_work: f64| (mean + slope * (at_work - mean_at_work)).max(mean / 10.0);
+        let unexplained = (variance - slope * slope * spread / count).max(0.0);
+
+        let variation = if known { unexplained / (mean * mean) } else { 1.0 };
+        Pace { mean, alone: at(1.0), full: at(creators.max(1.0)), variation, p95 }
     }
 
     fn last(&self, n: usize) -> impl Iterator<Item = f64> {
-        self.recent.iter().rev().take(n).copied()
+        self.recent.iter().rev().take(n).map(|c| c.seconds)
     }
 
     /// Mean and variance of the last `n`.
@@ -216,7 +261,7 @@ mod tests {
     use super::*;
 
     fn load(rate: f64, dispersion: f64, creators: f64) -> Load {
-        Load { rate, warm: 0.25, variation: 1.0, dispersion, creators }
+        Load { rate, warm: 0.25, alone: 0.25, variation: 1.0, dispersion, creators }
     }
 
     fn poisson_tail(mean: f64, from: usize) -> f64 {
@@ -276,6 +321,34 @@ mod tests {
         }
     }
 
+    /// Three creators that share an engine which does one thing at a time are one creator.
+    #[test]
+    fn creators_that_gain_nothing_by_their_number_are_one() {
+        let shared = Load { warm: 0.6, alone: 0.2, ..load(2.5, 1.0, 3.0) };
+        for (size, miss) in shared.misses(20).into_iter().enumerate() {
+            assert!((miss - 0.5f64.powi(size as i32)).abs() < 1e-9, "size {size}: {miss}");
+        }
+    }
+
+    #[test]
+    fn what_parallel_creations_cost_is_learned() {
+        let mut warm = WarmTimes::default();
+        warm.add(Duration::from_millis(200), 1.0);
+        let guessed = warm.pace(3.0);
+        assert!((guessed.alone - 0.2).abs() < 1e-9 && (guessed.full - 0.4).abs() < 1e-9, "{guessed:?}");
+        // Twice as long for two, three times for three; then for an engine with a core for each.
+        for (factor, full) in [(1.0, 0.6), (0.0, 0.2)] {
+            let mut warm = WarmTimes::default();
+            for n in 0..300 {
+                let at_work = f64::from(n % 3 + 1);
+                warm.add(Duration::from_secs_f64(0.2 * (1.0 + factor * (at_work - 1.0))), at_work);
+            }
+            let found = warm.pace(3.0);
+            assert!((found.alone - 0.2).abs() < 0.01 && (found.full - full).abs() < 0.01, "{found:?}");
+            assert!(found.variation < 0.01, "{found:?}");
+        }
+    }
+
     #[test]
     fn bursts_need_more() {
         let sizes = [1.0, 2.0, 5.0, 10.0].map(|d| load(5.0, d, f64::INFINITY).size_for(0.99, 1000).unwrap());
@@ -319,8 +392,8 @@ mod tests {
 
     fn times(of: impl IntoIterator<Item = u64>) -> Pace {
         let mut warm = WarmTimes::default();
-        of.into_iter().for_each(|ms| warm.add(Duration::from_millis(ms)));
-        warm.pace()
+        of.into_iter().for_each(|ms| warm.add(Duration::from_millis(ms), 1.0));
+        warm.pace(1.0)
     }
 
     #[test]

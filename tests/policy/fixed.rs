@@ -71,8 +71,14 @@ fn with_three_creators() {
     let mut good = true;
     for busy in [0.5, 0.8, 0.95] {
         for dispersion in [1.0, 2.0, 5.0, 10.0] {
-            let load =
-                Load { rate: busy * 3.0 / WARM, warm: WARM, variation: 1.0, dispersion, creators: 3.0 };
+            let load = Load {
+                rate: busy * 3.0 / WARM,
+                warm: WARM,
+                alone: WARM,
+                variation: 1.0,
+                dispersion,
+                creators: 3.0,
+            };
             let misses = load.misses(2000);
             // Where jobs almost use up the creators, queues last for minutes, and rare misses take days to count.
             let (goals, jobs): (&[f64], f64) = match busy {
@@ -95,7 +101,14 @@ fn with_unlimited_creators_whatever_the_times_are() {
     let mut good = true;
     for creation in [Times::Constant(WARM), Times::Lognormal { mean: WARM, cv: 0.8 }] {
         for (rate, size) in [(1.0, 1), (5.0, 3), (5.0, 5), (40.0, 12), (40.0, 17)] {
-            let load = Load { rate, warm: WARM, variation: 1.0, dispersion: 1.0, creators: f64::INFINITY };
+            let load = Load {
+                rate,
+                warm: WARM,
+                alone: WARM,
+                variation: 1.0,
+                dispersion: 1.0,
+                creators: f64::INFINITY,
+            };
             good &= Case { load, creation, size, jobs: 200e3 }.check(11);
         }
     }
@@ -114,7 +127,14 @@ fn with_three_creators_that_are_steady() {
         (0.8, 2.0, [12, 18]),
         (0.5, 5.0, [9, 17]),
     ] {
-        let load = Load { rate: busy * 3.0 / WARM, warm: WARM, variation: 0.09, dispersion, creators: 3.0 };
+        let load = Load {
+            rate: busy * 3.0 / WARM,
+            warm: WARM,
+            alone: WARM,
+            variation: 0.09,
+            dispersion,
+            creators: 3.0,
+        };
         for size in sizes {
             let creation = Times::Lognormal { mean: WARM, cv: 0.3 };
             good &= Case { load, creation, size, jobs: 200e3 }.check(7);

@@ -118,6 +118,8 @@ pub struct Sim {
     /// When the jobs that wait came.
     waiting: HashMap<u64, u64>,
     began: HashMap<SlotId, u64>,
+    /// How many creations were under way when one began.
+    at_work: HashMap<SlotId, f64>,
 }
 
 impl Sim {
@@ -147,6 +149,7 @@ impl Sim {
             serial: 0,
             waiting: HashMap::new(),
             began: HashMap::new(),
+            at_work: HashMap::new(),
         };
         sim.at(Duration::ZERO, Event::Plan);
         (0..sim.pools.len()).for_each(|pool| sim.next_burst(pool));
@@ -220,7 +223,10 @@ impl Sim {
             }
             Event::Ready(slot) => {
                 if let Some(began) = self.began.remove(&slot) {
-                    self.planner.warmed(slot.pool.0, Duration::from_nanos(self.now - began));
+                    // As many as there were when it began and are now, in the middle.
+                    let at_work =
+                        (self.at_work.remove(&slot).unwrap_or(1.0) + self.began.len() as f64 + 1.0) / 2.0;
+                    self.planner.warmed(slot.pool.0, Duration::from_nanos(self.now - began), at_work);
                 }
                 self.machine.ready(slot, now);
             }
@@ -245,6 +251,7 @@ impl Sim {
             match action {
                 Action::Start(slot) => {
                     self.began.insert(slot, self.now);
+                    self.at_work.insert(slot, self.began.len() as f64);
                     let took = self.setup.creation.sample(&mut self.chance);
                     self.at(took, Event::Ready(slot));
                 }

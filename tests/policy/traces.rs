@@ -32,7 +32,8 @@ fn run(limits: Limits, peak: f64, rate: fn(f64) -> f64) -> Record {
 
 /// The size that a steady rate needs.
 fn sized_for(rate: f64) -> usize {
-    let load = Load { rate, warm: WARM, variation: 0.09, dispersion: 1.0, creators: CREATORS as f64 };
+    let load =
+        Load { rate, warm: WARM, alone: WARM, variation: 0.09, dispersion: 1.0, creators: CREATORS as f64 };
     load.size_for(0.99, 1000).unwrap()
 }
 

@@ -78,6 +78,7 @@ impl Planned {
             rate: 0.0,
             burst: 1.0,
             warm_seconds: 0.0,
+            warm_seconds_alone: 0.0,
             warm_seconds_p95: 0.0,
             warm_variation: 1.0,
             creators: 0.0,
@@ -119,12 +120,13 @@ impl Planned {
     }
 
     /// What its jobs ask for, but for the creators.
-    pub(super) fn asked(&mut self, now: Instant) -> Asked {
-        let pace = self.warm.pace();
+    pub(super) fn asked(&mut self, creators: f64, now: Instant) -> Asked {
+        let pace = self.warm.pace(creators);
         let found = self.demand.estimate(Duration::from_secs_f64(pace.mean), now);
         let load = Load {
             rate: found.rate,
-            warm: pace.mean,
+            warm: pace.full,
+            alone: pace.alone,
             variation: pace.variation.min(1.0),
             dispersion: found.dispersion,
             creators: f64::INFINITY,
@@ -166,6 +168,7 @@ impl Planned {
             rate: load.rate,
             burst: load.dispersion,
             warm_seconds: load.warm,
+            warm_seconds_alone: load.alone,
             warm_seconds_p95: warm_p95,
             warm_variation: load.variation,
             creators: load.creators,

@@ -30,7 +30,8 @@ impl Rig {
                     let at = self.now + Duration::from_millis(u64::from(500 * n / jobs));
                     self.planner.arrived(pool, hit, at);
                     if made {
-                        self.planner.warmed(pool, WARM);
+                        // It makes no difference to this engine how many are under way.
+                        self.planner.warmed(pool, WARM, f64::from((half + n) % 8 + 1));
                     }
                 }
             }

@@ -197,7 +197,8 @@ impl Pool {
 
     /// When the oldest fresh one becomes too old.
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.fresh.values().min()?.checked_add(self.bounds.max_age?)
+        let age = self.bounds.max_age?;
+        self.fresh.values().min()?.checked_add(age)
     }
 
     /// What is too old is to be replaced.
