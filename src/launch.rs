@@ -29,6 +29,8 @@ pub struct Order<'a> {
     pub traceparent: Option<&'a str>,
     /// How long it may run.
     pub timeout: Duration,
+    /// From the stop signal to SIGKILL.
+    pub stop_grace: Duration,
 }
 
 /// What to send to a container of this image and pool for a job, and the executable that it names.
@@ -45,7 +47,7 @@ pub fn plan(image: &Image, pool: &PoolConfig, order: Order<'_>) -> Result<(Plan,
         stdin: order.stdin,
         timeout: order.timeout,
         stop_signal: image.stop_signal.as_deref().and_then(signal_number).unwrap_or(SIGTERM),
-        stop_grace: pool.stop_grace,
+        stop_grace: order.stop_grace,
     };
     // argv is not empty: that was refused.
     Ok((plan, argv.into_iter().next().unwrap_or_default()))

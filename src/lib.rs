@@ -6,7 +6,8 @@
 //! 1. [`broker`] gives a `Delivery` to a seat of the [`worker`]; each seat has one at a time.
 //! 2. [`contract::job`] decodes it, or says exactly what is wrong with it.
 //! 3. [`pool`] leases a container: one that is idle (a hit), or the next that becomes ready (a miss). Whoever leases it
-//!    gets the stream to its init; no engine is asked.
+//!    gets the stream to its init; no engine is asked. How many are idle follows from how jobs come
+//!    ([`pool::planner`]).
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
 //! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
@@ -22,7 +23,7 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
+//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

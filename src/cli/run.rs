@@ -68,7 +68,14 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         };
         let timeout = args.job.timeout.unwrap_or(pool.timeout.default);
         let argv = args.job.args();
-        let order = Order { args: argv.as_deref(), env: &env, stdin, traceparent: None, timeout };
+        let order = Order {
+            args: argv.as_deref(),
+            env: &env,
+            stdin,
+            traceparent: None,
+            timeout,
+            stop_grace: pool.stop_grace,
+        };
         let (plan, executable) = launch::plan(&lease.image, &pool, order).map_err(|e| e.to_string())?;
         let (happen, happenings) = mpsc::channel(attempt::CHANNEL);
         let stop = CancellationToken::new();

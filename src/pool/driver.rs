@@ -268,8 +268,8 @@ impl Driver {
                 tracing::debug!(pool = %managed.recipe.pool, ?sizing, "target");
             }
             managed.complain(sizing);
-            let worth =
-                (0..=managed.recipe.config.idle.max).map(|idle| self.planner.worth(index, idle)).collect();
+            let worth = (0..=managed.recipe.config.idle.max).map(|idle| self.planner.worth(index, idle));
+            let worth = worth.take_while(|worth| *worth > 0.0).collect();
             self.slots.set_target(pool, sizing.target, worth, now, &mut self.actions);
         }
     }
@@ -367,7 +367,10 @@ impl Driver {
     fn reload(&mut self, pool: PoolIndex, config: Arc<PoolConfig>, now: Instant) {
         let managed = &mut self.pools[pool.0];
         let same = managed.recipe.config.container() == config.container();
-        managed.recipe = Arc::new(managed.recipe.renewed(Arc::clone(&config)));
+        let recipe = &managed.recipe;
+        let recipe =
+            if same { recipe.same(Arc::clone(&config)) } else { recipe.renewed(Arc::clone(&config)) };
+        managed.recipe = Arc::new(recipe);
         managed.config.send_replace(Arc::clone(&config));
         managed.complained = false;
         self.planner.set_limits(pool.0, limits(&config));

@@ -33,12 +33,7 @@ pub(super) async fn watch(pools: Pools, engine: Arc<dyn Engine>, owner: Owner) {
 }
 
 /// Listens, then compares, in this order: what happens in between is told by an event.
-async fn follow(
-    pools: &Pools,
-    engine: &dyn Engine,
-    owner: &Owner,
-    backoff: &mut Backoff,
-) -> EngineError {
+async fn follow(pools: &Pools, engine: &dyn Engine, owner: &Owner, backoff: &mut Backoff) -> EngineError {
     let mut stops = match engine.stops(INSTANCE_LABEL, &owner.instance).await {
         Ok(stops) => stops,
         Err(error) => return error,

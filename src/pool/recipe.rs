@@ -19,7 +19,7 @@ pub(super) struct Recipe {
     pub owner: Owner,
     pub pool: PoolName,
     pub config: Arc<PoolConfig>,
-    prepared: Mutex<Option<Prepared>>,
+    prepared: Arc<Mutex<Option<Prepared>>>,
 }
 
 /// What the engine has to have before the first container: looked at once, and again after a failure.
@@ -31,12 +31,17 @@ pub(super) struct Prepared {
 
 impl Recipe {
     pub fn new(engine: Arc<dyn Engine>, owner: Owner, pool: PoolName, config: Arc<PoolConfig>) -> Recipe {
-        Recipe { engine, owner, pool, config, prepared: Mutex::new(None) }
+        Recipe { engine, owner, pool, config, prepared: Arc::default() }
     }
 
-    /// The same, to be prepared anew, with this configuration.
+    /// For other containers than before: another configuration, or another image under the same name.
     pub fn renewed(&self, config: Arc<PoolConfig>) -> Recipe {
         Recipe::new(Arc::clone(&self.engine), self.owner.clone(), self.pool.clone(), config)
+    }
+
+    /// For the same containers, with a configuration that differs in other things.
+    pub fn same(&self, config: Arc<PoolConfig>) -> Recipe {
+        Recipe { prepared: Arc::clone(&self.prepared), ..self.renewed(config) }
     }
 
     /// Sees to it that the engine has all that containers need, if that isn't known.

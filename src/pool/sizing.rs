@@ -92,9 +92,9 @@ impl Load {
             let (below, above) = (misses[whole(size)], misses[whole(size) + 1]);
             if below < 1e-12 { below } else { below * (above / below).powf(size.fract()) }
         };
-        (0..=most)
-            .map(|size| if size as f64 <= self.creators { misses[size] } else { between(longer(size)) })
-            .collect()
+        let miss =
+            |size: usize| if size as f64 <= self.creators { misses[size] } else { between(longer(size)) };
+        down_to_nothing(miss, most)
     }
 
     /// The same for exponential times.
@@ -112,7 +112,7 @@ impl Load {
         let mut reach = vec![a];
         let mut below = vec![0.0, sum];
         let mut n = 0.0;
-        while n < creators || reach.len() < most {
+        while n < creators || (reach.len() < most && a > NEVER * sum) {
             n += 1.0;
             let at_work = creators.min(n);
             let p = bursts * a * self.each(at_work) / at_work;
@@ -131,10 +131,12 @@ impl Load {
         let step = bursts * self.each(creators) / creators;
         let total = sum + step * a / (1.0 - step - q);
         let miss = |size: usize| {
+            // What was not computed is never reached.
+            let Some(below) = below.get(size) else { return 0.0 };
             let own = if size == 0 { 0.0 } else { q * reach[size - 1] };
-            (((total - below[size]) + own) / total).clamp(0.0, 1.0)
+            (((total - below) + own) / total).clamp(0.0, 1.0)
         };
-        (0..=most).map(miss).collect()
+        down_to_nothing(miss, most)
     }
 
     /// The smallest size, at most `most`, with which at least this share of jobs hits.
@@ -148,6 +150,16 @@ impl Load {
         // trouble.
         self.misses(size).iter().skip(1).map(|miss| 1.0 - miss).sum()
     }
+}
+
+/// A share of misses that makes no difference to anybody.
+const NEVER: f64 = 1e-12;
+
+/// Calls for each size until nothing misses any more: most pools need a few of the thousands that they may have.
+fn down_to_nothing(miss: impl Fn(usize) -> f64, most: usize) -> Vec<f64> {
+    let mut misses: Vec<f64> = (0..=most).map(miss).take_while(|miss| *miss > NEVER).collect();
+    misses.resize(most + 1, 0.0);
+    misses
 }
 
 /// How long creations take: of the last thousand, or of fewer where the engine has become slower or faster since.

@@ -208,6 +208,7 @@ impl<'a> Case<'a> {
             stdin: job.stdin.clone().map(Bytes::from),
             traceparent: properties.traceparent.as_deref(),
             timeout,
+            stop_grace: self.config.stop_grace,
         };
         launch::plan(&lease.image, &lease.config, order)
     }

@@ -73,7 +73,14 @@ async fn run(env: Env, stack: &str) -> Result<(u8, String), String> {
     let pools = Pools::start(engine, &Owner::new(&worker), &config.pools, host, PATIENCE, &metrics);
     let lease = pools.lease(&name, PATIENCE).await.unwrap();
     let args = ["true".to_owned()];
-    let order = Order { args: Some(&args), env: &env, stdin: None, traceparent: None, timeout: PATIENCE };
+    let order = Order {
+        args: Some(&args),
+        env: &env,
+        stdin: None,
+        traceparent: None,
+        timeout: PATIENCE,
+        stop_grace: PATIENCE,
+    };
     let outcome = match launch::plan(&lease.image, &pool, order) {
         Err(refused) => {
             // The pools close when nobody has one of their containers.
