@@ -48,6 +48,46 @@ fn stands_still_for_20_seconds() {
     });
 }
 
+/// What the worker has given up on, the engine may do all the same once it goes on: create a container that nobody knows.
+/// Finding it is the sweep's, minutes later; all the rest is as it was.
+#[test]
+fn stands_still_for_longer_than_a_request_may_take() {
+    run(async |site: &Site| {
+        let engine = OwnEngine::start(&[BUSYBOX]);
+        let setup =
+            site.worker().env("DOCKER_HOST", &engine.host()).section("\n[engine]\ntimeout = \"3s\"\n");
+        let worker = setup.pool("box", "idle = 3\nconcurrency = 2\nnetwork = \"host\"").full().await;
+        let (jobs, ()) = flow(site, EVERY, async {
+            worker.until_one(async |p| p["starting"].as_u64() >= Some(1)).await;
+            engine.signal("STOP");
+            eventually("requests have timed out", async || {
+                let (_, why) = worker.get("/readyz").await.unwrap();
+                let status = worker.pool("box").await;
+                (why.contains("no answer within") || status["last_failure"].is_string()).then_some(())
+            })
+            .await;
+            engine.signal("CONT");
+            eventually("jobs have run", async || (served(&worker).await >= 5.0).then_some(())).await;
+        })
+        .await;
+        all_succeeded(site, &jobs).await;
+        eventually("nothing runs but what the worker has", async || {
+            let pool = worker.until_full().await["pools"][0].clone();
+            let said: Vec<&str> =
+                pool["containers"].as_array().unwrap().iter().filter_map(|c| c["id"].as_str()).collect();
+            let (known, unknown): (Vec<_>, Vec<_>) =
+                engine.containers().into_iter().partition(|c| said.contains(&c.id.as_str()));
+            (known.len() == said.len() && unknown.iter().all(|c| c.state == "created")).then_some(())
+        })
+        .await;
+        worker.until_ready().await;
+        assert!(worker.stop().await.success());
+        let left = engine.containers();
+        println!("left for the sweep: {}", left.len());
+        assert!(left.len() <= 3 && left.iter().all(|c| c.state == "created"), "{left:?}");
+    });
+}
+
 async fn served(worker: &Worker) -> f64 {
     retired(worker, "used").await
 }
@@ -77,7 +117,9 @@ async fn comes_back(site: &Site, signal: &str) {
             "trap '' TERM; [ -e /mark/been ] || { touch /mark/been; echo up; while :; do sleep 1; done; }";
         let running = site.broker.submit("box", Job::shell(script)).await;
         site.broker.printed(&running, "up").await;
-        worker.until_one(async |p| p["idle"].as_u64() >= Some(1)).await;
+        // In each state, so that there is something of each to be lost: the jobs that come see to it.
+        let some = |p: &Value, state: &str| p[state].as_u64() >= Some(1);
+        worker.until_one(async |p| some(p, "idle") && some(p, "starting") && some(p, "leased")).await;
 
         engine.signal(signal);
         tokio::task::block_in_place(|| engine.ended());
