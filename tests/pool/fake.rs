@@ -66,6 +66,7 @@ struct World {
     requests: Vec<Op>,
     most: usize,
     image: Option<String>,
+    start_takes: Duration,
     inits: HashMap<String, Init>,
     created: Vec<String>,
 }
@@ -123,6 +124,11 @@ impl Fake {
     /// What happens to the next requests of this kind, one after the other.
     pub fn script(&self, op: Op, fates: impl IntoIterator<Item = Fate>) {
         self.world().fates.entry(op).or_default().extend(fates);
+    }
+
+    /// How long starting a container takes.
+    pub fn start_takes(&self, time: Duration) {
+        self.world().start_takes = time;
     }
 
     /// From now on every request is done.
@@ -306,6 +312,8 @@ impl Engine for Fake {
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let fate = self.fate(Op::Start).await?;
+        let takes = self.world().start_takes;
+        tokio::time::sleep(takes).await;
         let _ = self.hold.subscribe().wait_for(|held| !*held).await;
         {
             let mut world = self.world();

@@ -146,6 +146,7 @@ async fn what_is_too_old_is_replaced_without_a_dip() {
 #[tokio::test(start_paused = true)]
 async fn a_pool_grows_with_its_jobs_and_shrinks_slowly_and_a_rare_one_to_nothing() {
     let fake = Fake::new();
+    fake.start_takes(Duration::from_millis(200));
     let mut rare = config(0, 20);
     rare.idle.ttl = Some(30 * MINUTE);
     let pools = start(&fake, rare);
@@ -162,7 +163,7 @@ async fn a_pool_grows_with_its_jobs_and_shrinks_slowly_and_a_rare_one_to_nothing
     }
     let grown = of(&pools, &name()).await;
     assert!(grown.target >= 6, "{grown:?}");
-    tokio::time::sleep(2 * MINUTE).await;
+    tokio::time::sleep(MINUTE / 3).await;
     assert_eq!(of(&pools, &name()).await.target, grown.target, "not yet");
     tokio::time::sleep(20 * MINUTE).await;
     assert_eq!(of(&pools, &name()).await.idle, 1);

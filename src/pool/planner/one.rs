@@ -18,7 +18,7 @@ const SHRINK_EVERY: Duration = Duration::from_secs(5);
 const JUDGED_EVERY: Duration = Duration::from_secs(60);
 /// Fewer jobs a minute say nothing about a share of hits.
 const JUDGEABLE: u64 = 20;
-/// A correction is taken back after so many good minutes.
+/// Half of a correction is taken back after so many good minutes.
 const GOOD_MINUTES: u32 = 5;
 /// Sizes are computed for creators that are busy for at most this share of the time. Beyond, every percent more asks for
 /// much more, and an estimate isn't exact to the percent.
@@ -238,13 +238,16 @@ impl Planned {
         let clump = load.dispersion / (1.0 - load.offered() / load.creators);
         let chance = 3.0 * (allowed * clump).sqrt().max(1.0);
         if missed as f64 > allowed + chance {
-            self.correction = (self.correction + (self.size / 10).max(1)).min(self.limits.max);
+            // The further from the goal, the more.
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
+            let more = (self.size as f64 * missed as f64 / jobs as f64).ceil() as usize;
+            self.correction = (self.correction + more.max(1)).min(self.limits.max);
             self.good_minutes = 0;
         } else if missed as f64 <= allowed {
             self.good_minutes += 1;
             if self.good_minutes >= GOOD_MINUTES {
                 self.good_minutes = 0;
-                self.correction = self.correction.saturating_sub(1);
+                self.correction /= 2;
             }
         }
     }
