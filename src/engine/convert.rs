@@ -132,6 +132,14 @@ pub fn listed(summary: ContainerSummary) -> Option<Listed> {
     use ContainerSummaryStateEnum as S;
     Some(Listed {
         id: ContainerId::new(&summary.id?),
+        // The API puts a slash before each; other names are links that others made.
+        name: summary
+            .names
+            .unwrap_or_default()
+            .iter()
+            .find_map(|n| n.strip_prefix('/'))
+            .unwrap_or_default()
+            .into(),
         labels: summary.labels.unwrap_or_default().into_iter().collect(),
         state: match summary.state {
             Some(S::CREATED) => ContainerState::Created,

@@ -24,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Attached, ContainerId, ContainerSpec, Engine, EngineError, EngineInfo, Fault, INIT_DIR, INIT_PATH, Image,
-    Listed, Op, Stops, convert,
+    Listed, Op, Stop, Stops, convert,
 };
 use crate::config::{EngineConfig, Pull};
 use crate::init;
@@ -335,7 +335,7 @@ impl Engine for Docker {
         let host = self.host.clone();
         let stops = self.client.events(Some(options)).filter_map(move |event| {
             let found = match event {
-                Ok(event) => actor(event).map(Ok),
+                Ok(event) => stop(event).map(Ok),
                 Err(e) => {
                     let fault = Fault::Unreachable { host: host.clone(), reason: chain(&e) };
                     Some(Err(EngineError { op: Op::Events, subject: "of containers".into(), fault }))
@@ -347,9 +347,10 @@ impl Engine for Docker {
     }
 }
 
-/// What an event is about, if it is about a container.
-fn actor(event: EventMessage) -> Option<ContainerId> {
-    event.actor.and_then(|actor| actor.id).map(|id| ContainerId::new(&id))
+/// Which container an event is about, and what happened to it.
+fn stop(event: EventMessage) -> Option<(ContainerId, Stop)> {
+    let stop = if event.action.as_deref() == Some("pause") { Stop::Paused } else { Stop::Ended };
+    Some((ContainerId::new(&event.actor?.id?), stop))
 }
 
 /// bollard gives a container's non-zero exit code as an error of the wait.

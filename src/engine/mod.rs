@@ -69,7 +69,16 @@ pub trait Engine: Send + Sync + 'static {
 }
 
 /// Containers that stopped running, as they do.
-pub type Stops = Pin<Box<dyn Stream<Item = Result<ContainerId, EngineError>> + Send>>;
+pub type Stops = Pin<Box<dyn Stream<Item = Result<(ContainerId, Stop), EngineError>> + Send>>;
+
+/// How a container stopped running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It ended.
+    Ended,
+    /// It was paused.
+    Paused,
+}
 
 /// What an engine says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +170,8 @@ pub struct Attached {
 pub struct Listed {
     /// Its id.
     pub id: ContainerId,
+    /// Its name, as it was asked for.
+    pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Its state.

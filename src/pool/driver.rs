@@ -1,7 +1,7 @@
 //! The one task that owns the slots: commands in, actions out. It never waits for an engine; what takes time
 //! runs in tasks of its own, which report back by command.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::status::{ContainerStatus, PoolStatus};
 use super::{Lease, warm};
 use crate::config::PoolConfig;
 use crate::contract::event::LeaseKind;
-use crate::engine::ContainerId;
+use crate::engine::{ContainerId, Stop};
 use crate::retry::Backoff;
 
 /// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
@@ -49,9 +49,11 @@ pub(super) enum Command {
     /// An idle container ended, perhaps after it was granted and before it was handed over.
     Died { slot: SlotId, grant: Option<Grant> },
     /// The engine says of an idle container that it doesn't run.
-    Doubted(SlotId),
-    /// Somebody wants to know what is idle.
-    Idle(oneshot::Sender<Vec<(SlotId, ContainerId)>>),
+    Stopped(SlotId, Stop),
+    /// The engine answers again.
+    EngineIsBack,
+    /// Somebody wants to know which containers there should be.
+    Known(oneshot::Sender<Known>),
     /// A lease ended.
     Released(SlotId, Reason),
     /// A container is gone.
@@ -64,6 +66,17 @@ pub(super) enum Command {
     Status(oneshot::Sender<Vec<PoolStatus>>),
     /// Retire everything, and answer when nothing is left.
     Drain(oneshot::Sender<()>),
+}
+
+/// Which containers there should be.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Idle ones.
+    pub idle: Vec<(SlotId, ContainerId)>,
+    /// All whose ids are known.
+    pub held: Vec<ContainerId>,
+    /// The names of those that are being created.
+    pub names: HashSet<String>,
 }
 
 /// To whom an idle container is handed over.
@@ -211,9 +224,16 @@ impl Driver {
             }
             Command::Died { slot, grant: None } => self.slots.died(slot, None, now, out),
             Command::Died { slot, grant: Some(grant) } => self.take_back(slot, grant),
-            Command::Doubted(slot) => self.slots.doubted(slot, now, out),
-            Command::Idle(reply) => {
-                let _ = reply.send(self.idle());
+            // Of a leased one its job will tell.
+            Command::Stopped(slot, _) if self.slots.state(slot) != Some(State::Idle) => {}
+            Command::Stopped(slot, Stop::Ended) => self.slots.died(slot, None, now, out),
+            Command::Stopped(slot, Stop::Paused) => self.slots.doubted(slot, now, out),
+            Command::EngineIsBack => {
+                self.pools.iter_mut().for_each(|pool| pool.backoff.reset());
+                self.slots.retry(now, out);
+            }
+            Command::Known(reply) => {
+                let _ = reply.send(self.known());
             }
             Command::Released(slot, reason) => self.slots.released(slot, reason, now, out),
             Command::Gone(slot) => {
@@ -387,11 +407,16 @@ impl Driver {
         (0..self.pools.len()).map(|pool| self.slots.count(PoolIndex(pool), State::Starting)).sum()
     }
 
-    fn idle(&self) -> Vec<(SlotId, ContainerId)> {
+    fn known(&self) -> Known {
         let idle = |(slot, held): (&SlotId, &Held)| {
             (self.slots.state(*slot) == Some(State::Idle)).then(|| (*slot, held.container.clone()))
         };
-        self.held.iter().filter_map(idle).collect()
+        let name = |slot: &SlotId| self.pools[slot.pool.0].recipe.container_name(*slot);
+        Known {
+            idle: self.held.iter().filter_map(idle).collect(),
+            held: self.held.values().map(|held| held.container.clone()).collect(),
+            names: self.under_way.keys().map(name).collect(),
+        }
     }
 
     /// Lets everybody see how it is now.

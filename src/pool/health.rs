@@ -1,52 +1,65 @@
-//! Compares what is idle with what the engine says. A container's own stream tells when it ends; this finds what the
-//! stream doesn't tell: that it was paused, or that it has gone with an engine that is back, or on another
-//! host whose end of the connection never said so.
+//! Compares the pools with what the engine says. A container's own stream tells when it ends; this finds what the
+//! stream doesn't tell: one that was paused, one that has gone with an engine that is back or on another
+//! host whose end of the connection never said so, one that a request left behind whose answer never came.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
 
-use super::driver::Command;
-use super::slots::SlotId;
-use super::{Owner, Pools};
-use crate::engine::{ContainerId, ContainerState, Engine, EngineError, INSTANCE_LABEL};
+use super::Pools;
+use super::driver::{Command, Known};
+use crate::engine::{ContainerState, Engine, EngineError, INSTANCE_LABEL, Listed, Stop};
 use crate::retry::Backoff;
 
 /// How often all is compared, though no event said that there is reason to.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// Most time between two attempts to hear of the engine again: it costs one connection.
+const LISTEN_EVERY: Duration = Duration::from_secs(2);
 
 /// Follows the engine's events until the pools are closed. Whenever they were lost, all is compared.
-pub(super) async fn watch(pools: Pools, engine: Arc<dyn Engine>, owner: Owner) {
-    let mut backoff = Backoff::default();
-    while !pools.commands.is_closed() {
+pub(super) async fn watch(pools: Pools) {
+    let mut backoff = Backoff::new(Duration::from_millis(100), LISTEN_EVERY);
+    let mut away = false;
+    loop {
         let lost = tokio::select! {
             () = pools.commands.closed() => return,
-            lost = follow(&pools, &*engine, &owner, &mut backoff) => lost,
+            lost = follow(&pools, &mut backoff, away) => lost,
         };
+        away = true;
         let delay = backoff.next();
         tracing::debug!("the engine's events were lost, listening again in {delay:?}: {lost}");
         tokio::time::sleep(delay).await;
     }
 }
 
-/// Listens, then compares, in this order: what happens in between is told by an event.
-async fn follow(pools: &Pools, engine: &dyn Engine, owner: &Owner, backoff: &mut Backoff) -> EngineError {
-    let mut stops = match engine.stops(INSTANCE_LABEL, &owner.instance).await {
+/// Listens and compares. `away`: it answered last time, and did not before this.
+async fn follow(pools: &Pools, backoff: &mut Backoff, mut away: bool) -> EngineError {
+    let mut stops = match pools.engine.stops(INSTANCE_LABEL, &pools.owner.instance).await {
         Ok(stops) => stops,
         Err(error) => return error,
     };
     let mut every = tokio::time::interval(COMPARE_EVERY);
     loop {
         tokio::select! {
-            _ = every.tick() => match compare(pools, engine, owner).await {
-                Ok(()) => backoff.reset(),
-                Err(error) => return error,
-            },
+            _ = every.tick() => {
+                if let Err(error) = compare(pools).await {
+                    return error;
+                }
+                backoff.reset();
+                if std::mem::take(&mut away) {
+                    let _ = pools.commands.send(Command::EngineIsBack);
+                }
+            }
             stop = stops.next() => match stop {
-                Some(Ok(container)) => doubt(pools, &container).await,
+                Some(Ok((container, stop))) => {
+                    let idle = known(pools).await.and_then(|k| k.idle.into_iter().find(|(_, id)| *id == container));
+                    if let Some((slot, _)) = idle {
+                        tracing::info!(%container, ?stop, "an idle container was stopped from outside: it is replaced");
+                        let _ = pools.commands.send(Command::Stopped(slot, stop));
+                    }
+                }
                 Some(Err(error)) => return error,
                 None => return EngineError::events_ended(),
             },
@@ -54,31 +67,58 @@ async fn follow(pools: &Pools, engine: &dyn Engine, owner: &Owner, backoff: &mut
     }
 }
 
-/// Doubts every idle container that the engine doesn't call running.
-async fn compare(pools: &Pools, engine: &dyn Engine, owner: &Owner) -> Result<(), EngineError> {
-    // First what is idle, then the list: what becomes idle in between isn't judged by it.
-    let idle = idle(pools).await;
-    let listed = engine.list(INSTANCE_LABEL, Some(&owner.instance)).await?;
-    let states: HashMap<&ContainerId, ContainerState> = listed.iter().map(|l| (&l.id, l.state)).collect();
-    for (slot, container) in idle {
-        let state = states.get(&container);
-        if state != Some(&ContainerState::Running) {
-            tracing::info!(%container, ?state, "an idle container doesn't run: it is replaced");
-            let _ = pools.commands.send(Command::Doubted(slot));
-        }
+/// Replaces every idle container that the engine doesn't call running, and removes what the pools don't know.
+async fn compare(pools: &Pools) -> Result<(), EngineError> {
+    // What is idle first, then the list: what becomes idle in between isn't judged by it.
+    let Some(before) = known(pools).await else { return Ok(()) };
+    let listed = list(pools).await?;
+    let states: HashMap<_, _> = listed.iter().map(|l| (&l.id, l.state)).collect();
+    for (slot, container) in before.idle {
+        let stop = match states.get(&container) {
+            Some(ContainerState::Running) => continue,
+            Some(ContainerState::Paused) => Stop::Paused,
+            _ => Stop::Ended,
+        };
+        tracing::info!(%container, ?stop, "an idle container doesn't run: it is replaced");
+        let _ = pools.commands.send(Command::Stopped(slot, stop));
+    }
+    // What is known last: what was begun before the list is known by now, or has failed, or is being removed.
+    if let Some(now) = known(pools).await {
+        remove_unknown(&*pools.engine, listed, &now).await;
     }
     Ok(())
 }
 
-async fn doubt(pools: &Pools, container: &ContainerId) {
-    if let Some((slot, _)) = idle(pools).await.into_iter().find(|(_, id)| id == container) {
-        tracing::info!(%container, "an idle container was stopped from outside: it is replaced");
-        let _ = pools.commands.send(Command::Doubted(slot));
+/// Removes all that is left of this worker, when its pools are closed.
+pub(super) async fn clear(pools: &Pools) {
+    match list(pools).await {
+        Ok(listed) => remove_unknown(&*pools.engine, listed, &Known::default()).await,
+        Err(error) => tracing::debug!("not looked for leftovers: {error}"),
     }
 }
 
-async fn idle(pools: &Pools) -> Vec<(SlotId, ContainerId)> {
-    let (reply, idle) = oneshot::channel();
-    let _ = pools.commands.send(Command::Idle(reply));
-    idle.await.unwrap_or_default()
+async fn remove_unknown(engine: &dyn Engine, listed: Vec<Listed>, known: &Known) {
+    let held: HashSet<_> = known.held.iter().collect();
+    for left in listed {
+        // A request failed for us, and was carried out all the same.
+        if !held.contains(&left.id) && !known.names.contains(&left.name) {
+            match engine.remove(&left.id).await {
+                Ok(()) => {
+                    tracing::debug!(container = %left.id, state = ?left.state, "removed one that nobody knew");
+                }
+                Err(error) => tracing::warn!("not removed, though nobody knows it: {error}"),
+            }
+        }
+    }
+}
+
+async fn list(pools: &Pools) -> Result<Vec<Listed>, EngineError> {
+    pools.engine.list(INSTANCE_LABEL, Some(&pools.owner.instance)).await
+}
+
+/// None when the pools are closed.
+async fn known(pools: &Pools) -> Option<Known> {
+    let (reply, known) = oneshot::channel();
+    pools.commands.send(Command::Known(reply)).ok()?;
+    known.await.ok()
 }

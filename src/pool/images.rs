@@ -1,16 +1,14 @@
 //! Looks whether a pool's image is another now under its name: somebody pulled or built a newer one.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pools;
 use super::driver::Command;
 use crate::config::Pull;
-use crate::engine::Engine;
 
 /// Looks at intervals, which pulls nothing; and when it is asked to, which pulls where the pool says
 /// `pull = "always"`. Until the pools are closed.
-pub(super) async fn watch(pools: Pools, engine: Arc<dyn Engine>, every: Duration) {
+pub(super) async fn watch(pools: Pools, every: Duration) {
     loop {
         let asked = tokio::select! {
             () = pools.commands.closed() => return,
@@ -22,7 +20,7 @@ pub(super) async fn watch(pools: Pools, engine: Arc<dyn Engine>, every: Duration
                 let config = entry.config.borrow();
                 (config.image.clone(), if asked { config.pull } else { Pull::Never })
             };
-            match engine.image(&name, pull).await {
+            match pools.engine.image(&name, pull).await {
                 Ok(image) => {
                     let _ = pools.commands.send(Command::Image(entry.index, image.id));
                 }

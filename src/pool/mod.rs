@@ -67,6 +67,8 @@ pub struct Pools {
     commands: mpsc::UnboundedSender<Command>,
     waiters: Arc<AtomicU64>,
     look_at_images: Arc<Notify>,
+    engine: Arc<dyn Engine>,
+    owner: Owner,
 }
 
 struct Entry {
@@ -188,9 +190,11 @@ impl Pools {
             commands,
             waiters: Arc::new(AtomicU64::new(0)),
             look_at_images: Arc::default(),
+            engine,
+            owner: owner.clone(),
         };
-        tokio::spawn(health::watch(pools.clone(), Arc::clone(&engine), owner.clone()));
-        tokio::spawn(images::watch(pools.clone(), engine, image_check));
+        tokio::spawn(health::watch(pools.clone()));
+        tokio::spawn(images::watch(pools.clone(), image_check));
         pools
     }
 
@@ -275,6 +279,7 @@ impl Pools {
         let (reply, closed) = oneshot::channel();
         let _ = self.commands.send(Command::Drain(reply));
         let _ = closed.await;
+        health::clear(self).await;
     }
 
     fn entry(&self, pool: &PoolName) -> Result<&Entry, LeaseError> {

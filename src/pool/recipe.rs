@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
 use super::Owner;
+use super::slots::SlotId;
 use crate::config::PoolConfig;
 use crate::contract::PoolName;
 use crate::engine::{
@@ -63,12 +64,17 @@ impl Recipe {
         *self.prepared.lock().await = None;
     }
 
-    /// The next container.
-    pub fn spec(&self, prepared: &Prepared) -> ContainerSpec {
-        // Derived from nothing that could come twice: a create that failed may have left its name behind.
-        let unique = uuid::Uuid::now_v7().simple().to_string();
+    /// The name of a slot's container. It never comes twice, as a slot's number doesn't in one life of a worker: a create
+    /// that failed may have left its name behind.
+    pub fn container_name(&self, slot: SlotId) -> String {
+        let instance: String = self.owner.instance.chars().filter(char::is_ascii_hexdigit).skip(12).collect();
+        format!("prewarm-{}-{instance}-{}", self.pool, slot.serial())
+    }
+
+    /// A slot's container.
+    pub fn spec(&self, slot: SlotId, prepared: &Prepared) -> ContainerSpec {
         ContainerSpec {
-            name: format!("prewarm-{}-{}", self.pool, &unique[12..]),
+            name: self.container_name(slot),
             image: prepared.image.id.clone(),
             init_volume: prepared.init_volume.clone(),
             labels: BTreeMap::from([

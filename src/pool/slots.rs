@@ -255,6 +255,16 @@ impl Slots {
         self.refill(now, out);
     }
 
+    /// What creations failed for may be over: pools that wait to try again needn't.
+    pub fn retry(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for p in &mut self.pools {
+            if let Trust::Failing(_) = p.trust {
+                p.trust = Trust::Failing(now);
+            }
+        }
+        self.refill(now, out);
+    }
+
     /// Time has passed: starts what was held until now, and replaces what is too old.
     pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.pools.iter_mut().for_each(|p| p.expire(now));

@@ -48,7 +48,7 @@ pub(super) async fn keep(
     let made = async {
         let prepared = recipe.prepare().await?;
         let begun = Instant::now();
-        let link = warm_up(&recipe, &prepared, &mut container).await?;
+        let link = warm_up(&recipe, slot, &prepared, &mut container).await?;
         Ok::<_, WarmError>((link, prepared, begun.elapsed()))
     };
     let (mut link, prepared, took) = match made.await {
@@ -95,10 +95,11 @@ pub(super) async fn keep(
 
 async fn warm_up(
     recipe: &Recipe,
+    slot: SlotId,
     prepared: &Prepared,
     container: &mut Option<ContainerId>,
 ) -> Result<Link, WarmError> {
-    let id = recipe.engine.create(&recipe.spec(prepared)).await?;
+    let id = recipe.engine.create(&recipe.spec(slot, prepared)).await?;
     *container = Some(id.clone());
     let stream = recipe.engine.attach(&id).await?;
     let mut link = Link::new(id.clone(), stream);

@@ -32,10 +32,9 @@ fn removed_at_random() {
         .await;
         all_succeeded(site, &jobs).await;
         nothing_leaked(&worker, || containers(&worker.name)).await;
-        let (died, doubt) = (retired(&worker, "died").await, retired(&worker, "doubt").await);
-        println!("died: {died}, doubt: {doubt}");
-        // The engine's event may be faster than the end of the stream. Some were leased in between.
-        assert!(died + doubt >= (REMOVED / 2) as f64, "{died} + {doubt}");
+        // Some were leased in between.
+        let died = retired(&worker, "died").await;
+        assert!(died >= (REMOVED / 2) as f64, "{died}");
         assert!(worker.stop().await.success());
     });
 }

@@ -10,8 +10,9 @@ use crate::support::docker::BUSYBOX;
 use crate::support::own_engine::OwnEngine;
 use crate::support::worker::{Site, Worker, eventually, run};
 
-/// Between two attempts at making a container, at worst: 30 s, and half of that by chance.
-const LONGEST_PAUSE: Duration = Duration::from_secs(46);
+/// From the engine's first answer to a worker that is ready: it listens for the engine every 3 s at worst, then makes a
+/// container. What failed before the outage ended holds nothing up.
+const RECOVERY: Duration = Duration::from_secs(12);
 
 /// What a test waits for until it lets the engine come back, so that jobs are published meanwhile.
 async fn until_queued(site: &Site, jobs: u32) {
@@ -75,16 +76,14 @@ fn stands_still_for_longer_than_a_request_may_take() {
             let pool = worker.until_full().await["pools"][0].clone();
             let said: Vec<&str> =
                 pool["containers"].as_array().unwrap().iter().filter_map(|c| c["id"].as_str()).collect();
-            let (known, unknown): (Vec<_>, Vec<_>) =
-                engine.containers().into_iter().partition(|c| said.contains(&c.id.as_str()));
-            (known.len() == said.len() && unknown.iter().all(|c| c.state == "created")).then_some(())
+            // What timed out and was carried out later is found when all is compared.
+            let there = engine.containers();
+            (there.len() == said.len() && there.iter().all(|c| said.contains(&c.id.as_str()))).then_some(())
         })
         .await;
         worker.until_ready().await;
         assert!(worker.stop().await.success());
-        let left = engine.containers();
-        println!("left for the sweep: {}", left.len());
-        assert!(left.len() <= 3 && left.iter().all(|c| c.state == "created"), "{left:?}");
+        assert_eq!(engine.containers(), []);
     });
 }
 
@@ -141,7 +140,7 @@ async fn comes_back(site: &Site, signal: &str) {
         let back = Instant::now();
         worker.until_ready().await;
         println!("ready {:?} after the engine answered", back.elapsed());
-        assert!(back.elapsed() < LONGEST_PAUSE, "{:?}", back.elapsed());
+        assert!(back.elapsed() < RECOVERY, "{:?}", back.elapsed());
         running
     })
     .await;

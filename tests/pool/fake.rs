@@ -10,7 +10,7 @@ use futures_util::stream;
 use prewarm::config::Pull;
 use prewarm::engine::{
     Attached, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Fault, Image,
-    Listed, Op, Stops,
+    Listed, Op, Stop, Stops,
 };
 use prewarm::init::wire::{self, End, Exited, HEADER, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -72,6 +72,7 @@ struct World {
 }
 
 struct Container {
+    name: String,
     labels: BTreeMap<String, String>,
     image: String,
     state: ContainerState,
@@ -88,7 +89,7 @@ pub struct Fake {
     changed: Arc<Notify>,
     hold: watch::Sender<bool>,
     /// Containers that stop running; `None` where the engine's events are lost.
-    stops: broadcast::Sender<Option<ContainerId>>,
+    stops: broadcast::Sender<Option<(ContainerId, Stop)>>,
 }
 
 impl Fake {
@@ -172,7 +173,7 @@ impl Fake {
             container.state = ContainerState::Paused;
         }
         if told {
-            let _ = self.stops.send(Some(id.clone()));
+            let _ = self.stops.send(Some((id.clone(), Stop::Paused)));
         }
     }
 
@@ -194,8 +195,15 @@ impl Fake {
         world.next += 1;
         let id = ContainerId::new(&format!("left-{}", world.next));
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let left =
-            Container { labels, image: String::new(), state, init: Init::Mute, stdio: None, task: None };
+        let left = Container {
+            name: String::new(),
+            labels,
+            image: String::new(),
+            state,
+            init: Init::Mute,
+            stdio: None,
+            task: None,
+        };
         world.containers.insert(id.clone(), left);
         id
     }
@@ -279,6 +287,7 @@ impl Engine for Fake {
             world.next += 1;
             let id = ContainerId::new(&format!("container-{}", world.next));
             let made = Container {
+                name: spec.name.clone(),
                 labels: spec.labels.clone(),
                 image: spec.image.clone(),
                 state: ContainerState::Created,
@@ -342,6 +351,7 @@ impl Engine for Fake {
             let carries = |c: &Container| c.labels.get(label).is_some_and(|v| value.is_none_or(|w| v == w));
             let listed = world.containers.iter().filter(|(_, c)| carries(c)).map(|(id, c)| Listed {
                 id: id.clone(),
+                name: c.name.clone(),
                 labels: c.labels.clone(),
                 state: c.state,
                 created: 0,

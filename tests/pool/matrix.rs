@@ -9,8 +9,7 @@ use std::time::Duration;
 use prewarm::config::{IdleConfig, PoolConfig};
 use prewarm::engine::{ContainerId, Op};
 use prewarm::metrics::Metrics;
-use prewarm::pool::sweep::Sweep;
-use prewarm::pool::{Lease, Owner, Pools};
+use prewarm::pool::{Lease, Pools};
 use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, Fate, Init, TIMEOUT};
@@ -56,22 +55,20 @@ impl Rig {
     }
 
     /// Full again, with every container accounted for; then closed, with nothing left.
-    async fn settles(self, about: &str, unknown: usize) {
+    async fn settles(self, about: &str) {
         idle(&self.pools, 2).await;
         self.fake.forgive();
         let status = self.pools.status().await.remove(0);
         assert_eq!((status.leased, status.waiting), (0, 0), "{about}");
         assert_eq!(status.containers.len(), 2, "{about}");
-        // What a failed create made all the same is known by nobody: the sweep finds it.
-        assert_eq!(self.fake.containers().len(), 2 + unknown, "{about}");
-        let mut sweep = Sweep::new(Owner::new("w"), None);
-        assert_eq!(sweep.once(&self.fake).await.unwrap(), 0, "{about}");
-        assert_eq!(sweep.once(&self.fake).await.unwrap(), unknown, "{about}");
+        // What a failed create made all the same is known by nobody, and found when all is compared.
+        let clean = tokio::time::timeout(MINUTE, self.fake.until_containers(2)).await;
+        assert!(clean.is_ok(), "{about}: {:?}", self.fake.containers());
         close(&self.pools, &self.fake).await;
         let begun = self.fake.asked(Op::Create);
         let retired = self.sum("prewarm_containers_retired_total");
         // Creations that failed before there was a container are retired too, as `failed`.
-        assert!(retired >= begun as u64 - unknown as u64, "{about}: {retired} retired of {begun}");
+        assert!(retired >= begun as u64, "{about}: {retired} retired of {begun}");
     }
 }
 
@@ -89,8 +86,7 @@ async fn every_request_with_every_fate() {
                 assert!(run(lease, &CancellationToken::new()).await.0.is_ok(), "{about}");
             }
             assert_eq!(rig.sum("prewarm_pool_leases_total"), 5, "{about}");
-            let unseen = matches!(fate, Fate::DoneButFailed | Fate::DoneButTimedOut);
-            rig.settles(&about, if op == Op::Create && unseen { 3 } else { 0 }).await;
+            rig.settles(&about).await;
         }
     }
 }
@@ -112,13 +108,7 @@ async fn waiters_that_go_away_at_every_moment_of_every_request() {
                 rig.fake.script(op, [fate, fate]);
                 leave(&rig.pools, *moment).await;
                 drop(held);
-                let unseen = matches!(fate, Fate::DoneButFailed | Fate::DoneButTimedOut);
-                if op == Op::Create && unseen {
-                    // As many as were asked for before the script took effect, or after: whatever is there is swept.
-                    sweeps_clean(rig, &about).await;
-                } else {
-                    rig.settles(&about, 0).await;
-                }
+                rig.settles(&about).await;
             }
         }
     }
@@ -153,15 +143,6 @@ async fn leave(pools: &Pools, moment: Moment) {
     }
 }
 
-async fn sweeps_clean(rig: Rig, about: &str) {
-    idle(&rig.pools, 2).await;
-    let mut sweep = Sweep::new(Owner::new("w"), None);
-    sweep.once(&rig.fake).await.unwrap();
-    sweep.once(&rig.fake).await.unwrap();
-    assert_eq!(rig.fake.containers().len(), 2, "{about}");
-    close(&rig.pools, &rig.fake).await;
-}
-
 /// The pools are closed while a request is on its way.
 #[tokio::test(start_paused = true)]
 async fn closing_in_the_middle_of_every_request() {
@@ -177,9 +158,6 @@ async fn closing_in_the_middle_of_every_request() {
                 until(&rig.pools, "it is asked", |s| s.starting > 0 && rig.fake.asked(op) > 0).await;
             }
             tokio::time::timeout(10 * TIMEOUT, rig.pools.close()).await.expect(&about);
-            let mut sweep = Sweep::new(Owner::new("w"), None);
-            sweep.once(&rig.fake).await.unwrap();
-            sweep.once(&rig.fake).await.unwrap();
             assert_eq!(rig.fake.containers(), [] as [ContainerId; 0], "{about}");
         }
     }
@@ -204,6 +182,6 @@ async fn every_way_for_an_init_to_fail() {
         }
         let lease = rig.pools.lease(&name(), 10 * MINUTE).await.unwrap();
         assert!(run(lease, &CancellationToken::new()).await.0.is_ok(), "{init:?}");
-        rig.settles(&format!("{init:?}"), 0).await;
+        rig.settles(&format!("{init:?}")).await;
     }
 }

@@ -12,6 +12,13 @@ pub struct SlotId {
     pub(super) serial: u64,
 }
 
+impl SlotId {
+    /// Its number: no two slots of a machine have the same.
+    pub fn serial(self) -> u64 {
+        self.serial
+    }
+}
+
 /// Somebody who waits for a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WaiterId(pub u64);
