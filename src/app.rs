@@ -102,16 +102,21 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             seats.wait().await;
         }
         sweeper.abort();
-        if tokio::time::timeout(REMOVAL_PATIENCE, pools.close()).await.is_err() {
+        let cleared = tokio::time::timeout(REMOVAL_PATIENCE, pools.close()).await.is_ok();
+        if !cleared {
             tracing::warn!("not all containers could be removed in time; they end by themselves");
         }
         broker.close().await;
         http_stop.cancel();
         let _ = port.await;
+        cleared
     };
     tokio::select! {
-        () = orderly => {
-            drop(presence);
+        cleared = orderly => {
+            // What is left else, is a dead worker's: others may sweep it.
+            if let Some(presence) = presence.filter(|_| cleared) {
+                presence.leave();
+            }
             tracing::info!("stopped");
             Ok(())
         }

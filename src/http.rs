@@ -80,6 +80,9 @@ fn obstacles(view: &View, pools: &[PoolStatus]) -> Vec<String> {
     if !*view.broker.borrow() {
         found.push("broker: not connected".into());
     }
+    if pools.is_empty() {
+        found.push("pools: closed".into());
+    }
     for pool in pools.iter().filter(|p| !p.able) {
         let why = pool.last_failure.as_deref().unwrap_or("no container has become ready yet");
         found.push(format!("pool {}: {why}", pool.pool));

@@ -93,7 +93,8 @@ impl Outcome {
     /// A job that got no container.
     pub fn no_container(error: &LeaseError) -> Outcome {
         match error {
-            LeaseError::Closed => Outcome::NotBegun,
+            // Nothing failed: the host is full, and others may have room. No attempt was made.
+            LeaseError::Closed | LeaseError::Timeout { cause: None, .. } => Outcome::NotBegun,
             LeaseError::Unknown(_) | LeaseError::Timeout { .. } => {
                 Outcome::NoContainer(Error { kind: ErrorKind::NoContainer, message: error.to_string() })
             }

@@ -34,7 +34,7 @@ fn seconds() -> u64 {
 async fn churn() -> f64 {
     let engine = Arc::new(Docker::new(&EngineConfig::default(), &Metrics::new()).unwrap());
     let image = engine.image(BUSYBOX, Pull::Never).await.unwrap();
-    let init_volume = engine.install_init(&image).await.unwrap();
+    let init_volume = engine.install_init(&image, &[].into()).await.unwrap();
     let mut pool = PoolConfig::of_image(BUSYBOX);
     pool.network = Some("none".into());
     let pool = Arc::new(pool);

@@ -160,7 +160,7 @@ pub struct WorkerConfig {
     /// 16MiB.
     pub max_message: u64,
     /// `runtime_dir`: where a file says that this worker is alive, for others on this host that look for what dead ones left.
-    /// Default: `/run/prewarm`, or `prewarm` in `$XDG_RUNTIME_DIR` for who may not write there.
+    /// A local file system: locks tell the living from the dead. Default: `/run/prewarm`, or `prewarm` in `$XDG_RUNTIME_DIR` for who may not write there.
     pub runtime_dir: Option<PathBuf>,
 }
 

@@ -3,9 +3,9 @@
 //! bollard's own timeout ends with the response's headers, so each request here has one of its own around all
 //! of it. It makes a new connection for each request; the attached stream is one of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bollard::Docker as Client;
@@ -35,6 +35,8 @@ const INIT_LABEL: &str = "prewarm.init";
 /// How long another worker's filling of the init volume is waited for before its container is taken
 /// for abandoned. Filling takes about 0.1 s.
 const FILL_PATIENCE: Duration = Duration::from_secs(30);
+/// How far back events are asked for.
+const EVENTS_OVERLAP: Duration = Duration::from_secs(5);
 /// How long a pull may take.
 const PULL_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
@@ -100,7 +102,7 @@ impl Docker {
     ) -> Result<T, EngineError> {
         let begun = Instant::now();
         let answer = match tokio::time::timeout(timeout, request).await {
-            Ok(answer) => answer.map_err(|e| self.fault(e)),
+            Ok(answer) => answer.map_err(|e| fault(&self.host, self.timeout, e)),
             Err(_) => Err(Fault::Timeout(timeout)),
         };
         self.seconds.with_label_values(&[op.as_str()]).observe(begun.elapsed().as_secs_f64());
@@ -108,22 +110,6 @@ impl Docker {
             self.errors.with_label_values(&[op.as_str()]).inc();
             EngineError { op, subject: subject.into(), fault }
         })
-    }
-
-    fn fault(&self, error: ClientError) -> Fault {
-        match error {
-            ClientError::DockerResponseServerError { status_code: 404, message } => Fault::NotFound(message),
-            ClientError::DockerResponseServerError { message, .. } => Fault::Refused(message),
-            ClientError::DockerStreamError { error } => Fault::Refused(error),
-            ClientError::RequestTimeoutError => Fault::Timeout(self.timeout),
-            ClientError::HyperLegacyError { .. }
-            | ClientError::HyperResponseError { .. }
-            | ClientError::SocketNotFoundError(_)
-            | ClientError::IOError { .. } => {
-                Fault::Unreachable { host: self.host.clone(), reason: chain(&error) }
-            }
-            other => Fault::Refused(chain(&other)),
-        }
     }
 
     async fn inspect(&self, name: &str) -> Result<Image, EngineError> {
@@ -211,13 +197,17 @@ impl Engine for Docker {
         self.inspect(name).await
     }
 
-    async fn install_init(&self, image: &Image) -> Result<String, EngineError> {
+    async fn install_init(
+        &self,
+        image: &Image,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, EngineError> {
         let volume = init_volume();
         let name = format!("{volume}-fill");
         let body = ContainerCreateBody {
             image: Some(image.id.clone()),
             entrypoint: Some(vec![INIT_PATH.into()]),
-            labels: Some(HashMap::from([(INIT_LABEL.into(), volume.clone())])),
+            labels: Some(labels.clone().into_iter().chain([(INIT_LABEL.into(), volume.clone())]).collect()),
             host_config: Some(HostConfig {
                 network_mode: Some("none".into()),
                 mounts: Some(vec![Mount {
@@ -331,19 +321,39 @@ impl Engine for Docker {
             ("event", vec!["die", "pause"]),
             ("label", vec![label.as_str()]),
         ]);
-        let options = EventsOptionsBuilder::default().filters(&filters).build();
-        let host = self.host.clone();
+        // Nothing is sent before somebody asks for the first event: what happened since then is asked for too, and some more, as
+        // the engine's clock may be another. Hearing of something twice does no harm.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = since.saturating_sub(EVENTS_OVERLAP).as_secs().to_string();
+        let options = EventsOptionsBuilder::default().filters(&filters).since(&since).build();
+        let (host, timeout) = (self.host.clone(), self.timeout);
+        let errors = self.errors.with_label_values(&[Op::Events.as_str()]);
         let stops = self.client.events(Some(options)).filter_map(move |event| {
             let found = match event {
                 Ok(event) => stop(event).map(Ok),
                 Err(e) => {
-                    let fault = Fault::Unreachable { host: host.clone(), reason: chain(&e) };
+                    errors.inc();
+                    let fault = fault(&host, timeout, e);
                     Some(Err(EngineError { op: Op::Events, subject: "of containers".into(), fault }))
                 }
             };
             std::future::ready(found)
         });
         Ok(Box::pin(stops))
+    }
+}
+
+fn fault(host: &str, timeout: Duration, error: ClientError) -> Fault {
+    match error {
+        ClientError::DockerResponseServerError { status_code: 404, message } => Fault::NotFound(message),
+        ClientError::DockerResponseServerError { message, .. } => Fault::Refused(message),
+        ClientError::DockerStreamError { error } => Fault::Refused(error),
+        ClientError::RequestTimeoutError => Fault::Timeout(timeout),
+        ClientError::HyperLegacyError { .. }
+        | ClientError::HyperResponseError { .. }
+        | ClientError::SocketNotFoundError(_)
+        | ClientError::IOError { .. } => Fault::Unreachable { host: host.to_owned(), reason: chain(&error) },
+        other => Fault::Refused(chain(&other)),
     }
 }
 

@@ -43,8 +43,12 @@ pub trait Engine: Send + Sync + 'static {
     async fn image(&self, name: &str, pull: Pull) -> Result<Image, EngineError>;
 
     /// Makes sure that init is in its volume on the engine's host, and gives the volume's name. `image`
-    /// is any image that the engine has: filling a volume takes a container, which is never started.
-    async fn install_init(&self, image: &Image) -> Result<String, EngineError>;
+    /// is any image that the engine has: filling a volume takes a container, which is never started, and bears `labels`.
+    async fn install_init(
+        &self,
+        image: &Image,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<String, EngineError>;
 
     /// Creates a container. If the call fails or is cancelled, the container may exist all the same: the sweep
     /// finds it by its labels.

@@ -5,23 +5,32 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::MissedTickBehavior;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::metrics::PoolSeries;
 use super::planner::{self, Limits, Planner};
-use super::recipe::Recipe;
+use super::recipe::{Prepared, Recipe};
 use super::slots::{Action, Bounds, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
 use super::status::{ContainerStatus, PoolStatus};
 use super::{Lease, warm};
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, Pull};
 use crate::contract::event::LeaseKind;
-use crate::engine::{ContainerId, Stop};
+use crate::engine::{ContainerId, EngineError, Stop};
 use crate::retry::Backoff;
 
 /// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
 /// millisecond on the same cores and through the same engine; creating takes that engine hundreds.
 const REFILL_GRACE: Duration = Duration::from_millis(10);
+
+/// Containers that are removed at once. The engine does no more of them at a time, and needs some time for others' requests.
+const REMOVALS: usize = 8;
+
+/// An idle container that ends sooner after it was ready is a sign that something is wrong with it.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+/// So long after such a death the next container that is ready is no proof that all is well.
+const MISTRUST: Duration = Duration::from_secs(120);
 
 /// How often targets are computed anew.
 const PLAN_EVERY: Duration = Duration::from_millis(500);
@@ -48,8 +57,12 @@ pub(super) enum Command {
     Failed { slot: SlotId, container: Option<ContainerId>, error: String },
     /// An idle container ended, perhaps after it was granted and before it was handed over.
     Died { slot: SlotId, grant: Option<Grant> },
+    /// A recipe has been prepared, or could not be.
+    Prepared { pool: PoolIndex, recipe: Arc<Recipe>, outcome: Result<Prepared, EngineError> },
     /// The engine says of an idle container that it doesn't run.
     Stopped(SlotId, Stop),
+    /// Nobody answers where the engine was.
+    EngineIsAway,
     /// The engine answers again.
     EngineIsBack,
     /// Somebody wants to know which containers there should be.
@@ -58,14 +71,23 @@ pub(super) enum Command {
     Released(SlotId, Reason),
     /// A container is gone.
     Gone(SlotId),
-    /// This is what a pool's image is now under its name.
-    Image(PoolIndex, String),
+    /// This is what the image of this name is now.
+    Image { pool: PoolIndex, name: String, id: String },
     /// A pool is configured otherwise.
     Reload(PoolIndex, Arc<PoolConfig>),
     /// Somebody wants to know how the pools are.
     Status(oneshot::Sender<Vec<PoolStatus>>),
     /// Retire everything, and answer when nothing is left.
-    Drain(oneshot::Sender<()>),
+    Drain(oneshot::Sender<Leftovers>),
+}
+
+/// Whether the engine may have containers that the pools don't know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leftovers {
+    /// All that was asked for was heard of.
+    None,
+    /// A request failed that may have been carried out all the same.
+    Possible,
 }
 
 /// Which containers there should be.
@@ -90,6 +112,7 @@ pub(super) struct Grant {
 struct Held {
     container: ContainerId,
     handoff: Option<oneshot::Sender<Grant>>,
+    since: Instant,
 }
 
 struct Waiting {
@@ -100,7 +123,15 @@ struct Waiting {
 /// One pool, as the driver sees it.
 pub(super) struct Managed {
     pub recipe: Arc<Recipe>,
+    /// None while the engine may lack what the recipe needs.
+    pub prepared: Option<Prepared>,
+    /// The task that sees to that.
+    pub preparing: Option<AbortOnDropHandle<()>>,
+    /// Whether this recipe's image has been pulled as its configuration says.
+    pub pulled: bool,
     pub backoff: Backoff,
+    /// When a container last ended soon after it was ready.
+    pub mistrusted: Option<Instant>,
     pub able: watch::Sender<bool>,
     pub config: watch::Sender<Arc<PoolConfig>>,
     pub last_failure: Option<String>,
@@ -120,7 +151,10 @@ pub(super) struct Driver {
     /// How many creations were under way when each of them began.
     under_way: HashMap<SlotId, usize>,
     commands: mpsc::UnboundedSender<Command>,
-    drained: Option<oneshot::Sender<()>>,
+    drained: Option<oneshot::Sender<Leftovers>>,
+    leftovers: Leftovers,
+    engine_is_away: bool,
+    removals: Arc<Semaphore>,
     actions: Vec<Action>,
 }
 
@@ -128,6 +162,7 @@ pub(super) struct Driver {
 pub(super) fn bounds(config: &PoolConfig) -> Bounds {
     Bounds {
         slots: config.idle.max + config.concurrency,
+        reserved: config.idle.min,
         memory: config.memory.unwrap_or(0),
         max_age: config.idle.max_age,
     }
@@ -160,11 +195,17 @@ impl Driver {
             under_way: HashMap::new(),
             commands,
             drained: None,
+            leftovers: Leftovers::None,
+            engine_is_away: false,
+            removals: Arc::new(Semaphore::new(REMOVALS)),
             actions: Vec::new(),
         }
     }
 
     pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        for pool in 0..self.pools.len() {
+            self.prepare(PoolIndex(pool), Duration::ZERO);
+        }
         let mut plan = tokio::time::interval(PLAN_EVERY);
         plan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -185,7 +226,7 @@ impl Driver {
             self.act();
             self.publish();
             if self.slots.is_empty() && self.drained.is_some() {
-                self.drained.take().map(|d| d.send(()));
+                self.drained.take().map(|d| d.send(self.leftovers));
                 return;
             }
         }
@@ -207,7 +248,7 @@ impl Driver {
                 }
             }
             Command::Ready { slot, container, handoff, recipe, image, warmup, kept_busy } => {
-                self.held.insert(slot, Held { container, handoff: Some(handoff) });
+                self.held.insert(slot, Held { container, handoff: Some(handoff), since: now });
                 // As many as there were when it began and are now, in the middle.
                 let began = self.under_way.remove(&slot).unwrap_or(1);
                 let at_work = (began + self.creating()) as f64 / 2.0;
@@ -216,21 +257,51 @@ impl Driver {
                 self.slots.ready(slot, now, &mut self.actions);
             }
             Command::Failed { slot, container, error } => {
-                if let Some(container) = container {
-                    self.held.insert(slot, Held { container, handoff: None });
+                match container {
+                    Some(container) => {
+                        _ = self.held.insert(slot, Held { container, handoff: None, since: now });
+                    }
+                    None => self.leftovers = Leftovers::Possible,
                 }
                 self.under_way.remove(&slot);
                 self.failed(slot, error, now);
             }
-            Command::Died { slot, grant: None } => self.slots.died(slot, None, now, out),
-            Command::Died { slot, grant: Some(grant) } => self.take_back(slot, grant),
+            Command::Died { slot, grant } => {
+                self.note_death(slot, now);
+                match grant {
+                    None => self.slots.died(slot, None, now, &mut self.actions),
+                    Some(grant) => self.take_back(slot, grant),
+                }
+            }
+            Command::Prepared { pool, recipe, outcome } => self.prepared(pool, &recipe, outcome, now),
             // Of a leased one its job will tell.
             Command::Stopped(slot, _) if self.slots.state(slot) != Some(State::Idle) => {}
-            Command::Stopped(slot, Stop::Ended) => self.slots.died(slot, None, now, out),
-            Command::Stopped(slot, Stop::Paused) => self.slots.doubted(slot, now, out),
+            Command::Stopped(slot, stop) => {
+                let container = self.held.get(&slot).map(|held| held.container.to_string());
+                tracing::info!(
+                    container,
+                    ?stop,
+                    "an idle container was stopped from outside: it is replaced"
+                );
+                match stop {
+                    Stop::Ended => {
+                        self.note_death(slot, now);
+                        self.slots.died(slot, None, now, &mut self.actions);
+                    }
+                    Stop::Paused => self.slots.doubted(slot, now, out),
+                }
+            }
+            Command::EngineIsAway => self.engine_is_away = true,
             Command::EngineIsBack => {
-                self.pools.iter_mut().for_each(|pool| pool.backoff.reset());
+                self.engine_is_away = false;
                 self.slots.retry(now, out);
+                for index in 0..self.pools.len() {
+                    self.pools[index].backoff.reset();
+                    self.pools[index].mistrusted = None;
+                    if self.pools[index].prepared.is_none() {
+                        self.prepare(PoolIndex(index), Duration::ZERO);
+                    }
+                }
             }
             Command::Known(reply) => {
                 let _ = reply.send(self.known());
@@ -240,7 +311,7 @@ impl Driver {
                 self.held.remove(&slot);
                 self.slots.gone(slot, now, out);
             }
-            Command::Image(pool, image) => self.image_is(pool, image, now),
+            Command::Image { pool, name, id } => self.image_is(pool, &name, id, now),
             Command::Reload(pool, config) => self.reload(pool, config, now),
             Command::Status(reply) => {
                 let _ = reply.send(self.status());
@@ -261,10 +332,17 @@ impl Driver {
             match action {
                 Action::Start(slot) => {
                     self.under_way.insert(slot, self.creating());
-                    let recipe = Arc::clone(&self.pools[slot.pool.0].recipe);
                     let waited_for = self.slots.waiting(slot.pool) > 0;
                     let after = if waited_for { Duration::ZERO } else { REFILL_GRACE };
-                    tokio::spawn(warm::keep(recipe, slot, self.commands.clone(), after));
+                    let pool = &self.pools[slot.pool.0];
+                    let recipe = Arc::clone(&pool.recipe);
+                    if let Some(prepared) = pool.prepared.clone() {
+                        tokio::spawn(warm::keep(recipe, prepared, slot, self.commands.clone(), after));
+                    } else {
+                        // Not reached: nothing is started of a pool that isn't prepared.
+                        let (container, error) = (None, "the pool is not prepared".into());
+                        let _ = self.commands.send(Command::Failed { slot, container, error });
+                    }
                 }
                 Action::Grant(slot, waiter) => self.grant(slot, waiter),
                 Action::Remove(slot, reason) => self.remove(slot, reason),
@@ -333,12 +411,20 @@ impl Driver {
         held.handoff = None;
         tracing::debug!(pool = %pool.recipe.pool, container = %held.container, reason = reason.as_str(), "retired");
         let (engine, container) = (Arc::clone(&pool.recipe.engine), held.container.clone());
-        let commands = self.commands.clone();
+        let (commands, removals) = (self.commands.clone(), Arc::clone(&self.removals));
         tokio::spawn(async move {
             let mut backoff = Backoff::default();
-            while let Err(error) = engine.remove(&container).await {
+            let mut said = false;
+            loop {
+                let permit = removals.acquire().await;
+                let Err(error) = engine.remove(&container).await else { break };
+                drop(permit);
                 let delay = backoff.next();
-                tracing::warn!(%container, "not removed, trying again in {delay:?}: {error}");
+                if std::mem::replace(&mut said, true) {
+                    tracing::debug!(%container, "not removed, trying again in {delay:?}: {error}");
+                } else {
+                    tracing::warn!(%container, "not removed, trying again in {delay:?} and so on: {error}");
+                }
                 tokio::time::sleep(delay).await;
             }
             let _ = commands.send(Command::Gone(slot));
@@ -348,7 +434,10 @@ impl Driver {
     fn recovered(&mut self, pool: PoolIndex, recipe: &Arc<Recipe>, image: String, warmup: Duration) {
         let pool = &mut self.pools[pool.0];
         pool.series.warmup.observe(warmup.as_secs_f64());
-        pool.backoff.reset();
+        // If they end soon after, being ready says nothing.
+        if pool.mistrusted.is_none_or(|at| now().saturating_duration_since(at) > MISTRUST) {
+            pool.backoff.reset();
+        }
         if pool.last_failure.take().is_some() {
             tracing::info!(pool = %pool.recipe.pool, "containers can be started again");
         } else if pool.image.is_none() {
@@ -363,38 +452,116 @@ impl Driver {
         let pool = &mut self.pools[slot.pool.0];
         let name = pool.recipe.pool.clone();
         let backoff = &mut pool.backoff;
-        let until = || {
+        let mut until = || {
             let delay = backoff.next();
             tracing::warn!(pool = %name, "a container could not be made ready, next try in {delay:?}: {error}");
             now + delay
         };
-        self.slots.failed(slot, until, now, &mut self.actions);
+        let mut held = None;
+        self.slots.failed(slot, || *held.insert(until()), now, &mut self.actions);
         pool.last_failure = Some(error);
+        if let Some(until) = held {
+            // The image or the init volume may be what is missing.
+            self.prepare(slot.pool, until.saturating_duration_since(now));
+        }
     }
 
-    fn image_is(&mut self, pool: PoolIndex, image: String, now: Instant) {
+    /// Sees to it, after a moment, that the engine has what a pool's containers need. No creation is begun meanwhile: a
+    /// pull may take long, and is not to keep creators from others.
+    fn prepare(&mut self, pool: PoolIndex, after: Duration) {
         let managed = &mut self.pools[pool.0];
+        managed.prepared = None;
+        self.slots.unprepared(pool);
+        let (recipe, commands) = (Arc::clone(&managed.recipe), self.commands.clone());
+        let pull = match recipe.config.pull {
+            // Once is enough: the registry may be away, and the image is here.
+            Pull::Always if managed.pulled => Pull::Missing,
+            pull => pull,
+        };
+        let task = async move {
+            tokio::time::sleep(after).await;
+            let outcome = recipe.prepare(pull).await;
+            let _ = commands.send(Command::Prepared { pool, recipe, outcome });
+        };
+        managed.preparing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+    }
+
+    fn prepared(
+        &mut self,
+        pool: PoolIndex,
+        recipe: &Arc<Recipe>,
+        outcome: Result<Prepared, EngineError>,
+        now: Instant,
+    ) {
+        let managed = &mut self.pools[pool.0];
+        if !Arc::ptr_eq(recipe, &managed.recipe) || self.drained.is_some() {
+            return;
+        }
+        match outcome {
+            Ok(prepared) => {
+                managed.pulled = true;
+                managed.prepared = Some(prepared);
+                managed.preparing = None;
+                self.slots.prepared(pool, now, &mut self.actions);
+            }
+            Err(error) => {
+                let delay = managed.backoff.next();
+                tracing::warn!(pool = %recipe.pool, "no container can be made yet, next try in {delay:?}: {error}");
+                managed.last_failure = Some(error.to_string());
+                self.prepare(pool, delay);
+            }
+        }
+    }
+
+    /// A container that ends right after it was ready is no better than one that never was.
+    fn note_death(&mut self, slot: SlotId, now: Instant) {
+        let Some(held) = self.held.get(&slot) else { return };
+        let lived = now.saturating_duration_since(held.since);
+        // One that a job has is the job's affair.
+        if lived >= SHORT_LIFE || self.slots.state(slot) != Some(State::Idle) {
+            return;
+        }
+        let pool = &mut self.pools[slot.pool.0];
+        let delay = pool.backoff.next();
+        let error = format!("container {} ended {lived:?} after it was ready", held.container);
+        tracing::warn!(pool = %pool.recipe.pool, "next try in {delay:?}: {error}");
+        pool.mistrusted = Some(now);
+        pool.last_failure = Some(error);
+        self.slots.mistrust(slot.pool, now + delay);
+    }
+
+    fn image_is(&mut self, pool: PoolIndex, name: &str, image: String, now: Instant) {
+        let managed = &mut self.pools[pool.0];
+        if managed.recipe.config.image != name {
+            return;
+        }
         let Some(old) = managed.image.clone().filter(|old| *old != image) else { return };
         tracing::info!(
             pool = %managed.recipe.pool, name = managed.recipe.config.image, %old, new = %image,
             "the image is another now: idle containers are replaced one by one"
         );
         managed.image = Some(image);
-        managed.recipe = Arc::new(managed.recipe.renewed(Arc::clone(&managed.recipe.config)));
+        managed.recipe = Arc::new(managed.recipe.with(Arc::clone(&managed.recipe.config)));
+        self.prepare(pool, Duration::ZERO);
         self.slots.roll(pool, now, &mut self.actions);
     }
 
     fn reload(&mut self, pool: PoolIndex, config: Arc<PoolConfig>, now: Instant) {
         let managed = &mut self.pools[pool.0];
         let same = managed.recipe.config.container() == config.container();
-        let recipe = &managed.recipe;
-        let recipe =
-            if same { recipe.same(Arc::clone(&config)) } else { recipe.renewed(Arc::clone(&config)) };
-        managed.recipe = Arc::new(recipe);
+        if managed.recipe.config.image != config.image {
+            (managed.image, managed.pulled) = (None, false);
+        }
+        managed.recipe = Arc::new(managed.recipe.with(Arc::clone(&config)));
         managed.config.send_replace(Arc::clone(&config));
         managed.complained = false;
         self.planner.set_limits(pool.0, limits(&config));
         self.slots.set_bounds(pool, bounds(&config));
+        // What was being prepared, was for the recipe of before.
+        if !same || managed.prepared.is_none() {
+            self.prepare(pool, Duration::ZERO);
+        }
+        let managed = &self.pools[pool.0];
         if !same {
             tracing::info!(pool = %managed.recipe.pool, "configured otherwise: idle containers are replaced one by one");
             self.slots.roll(pool, now, &mut self.actions);
@@ -427,7 +594,9 @@ impl Driver {
                 pool.series.containers(state).set(self.slots.count(index, state) as i64);
             }
             pool.series.target.set(self.slots.target(index) as i64);
-            let now = self.slots.able(index);
+            let idle = self.slots.count(index, State::Idle) > 0;
+            let reachable = idle || !self.engine_is_away;
+            let now = self.slots.able(index) && !self.slots.shut_out(index) && reachable;
             pool.able.send_if_modified(|able| std::mem::replace(able, now) != now);
         }
     }
@@ -451,7 +620,8 @@ impl Driver {
                 pool: pool.recipe.pool.clone(),
                 image: config.image.clone(),
                 image_id: pool.image.clone(),
-                able: *pool.able.borrow(),
+                able: self.slots.able(index)
+                    && (self.slots.count(index, State::Idle) > 0 || !self.engine_is_away),
                 idle_min: config.idle.min,
                 idle_max: config.idle.max,
                 memory: config.memory,

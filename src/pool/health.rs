@@ -7,35 +7,46 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Pools;
 use super::driver::{Command, Known};
-use crate::engine::{ContainerState, Engine, EngineError, INSTANCE_LABEL, Listed, Stop};
+use crate::engine::{ContainerState, Engine, EngineError, Fault, INSTANCE_LABEL, Listed, POOL_LABEL, Stop};
 use crate::retry::Backoff;
 
 /// How often all is compared, though no event said that there is reason to.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
-/// Most time between two attempts to hear of the engine again: it costs one connection.
+/// Most time between two attempts to hear of an engine that is away: it costs one connection.
 const LISTEN_EVERY: Duration = Duration::from_secs(2);
+/// Least time between two attempts to listen to one that answers, and ends or refuses the stream.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
 
 /// Follows the engine's events until the pools are closed. Whenever they were lost, all is compared.
 pub(super) async fn watch(pools: Pools) {
     let mut backoff = Backoff::new(Duration::from_millis(100), LISTEN_EVERY);
     let mut away = false;
     loop {
+        let begun = Instant::now();
         let lost = tokio::select! {
             () = pools.commands.closed() => return,
-            lost = follow(&pools, &mut backoff, away) => lost,
+            lost = follow(&pools, &mut away) => lost,
         };
-        away = true;
-        let delay = backoff.next();
+        // An engine that refuses its events, but nothing else, is not to be asked for them all the time.
+        let lasted = begun.elapsed() >= COMPARE_EVERY;
+        if lasted {
+            backoff.reset();
+        }
+        if matches!(lost.fault, Fault::Unreachable { .. }) && !std::mem::replace(&mut away, true) {
+            let _ = pools.commands.send(Command::EngineIsAway);
+        }
+        let delay = if away || lasted { backoff.next() } else { backoff.next().max(REFUSED_EVERY) };
         tracing::debug!("the engine's events were lost, listening again in {delay:?}: {lost}");
         tokio::time::sleep(delay).await;
     }
 }
 
-/// Listens and compares. `away`: it answered last time, and did not before this.
-async fn follow(pools: &Pools, backoff: &mut Backoff, mut away: bool) -> EngineError {
+/// Listens and compares. `away`: nobody answered last time.
+async fn follow(pools: &Pools, away: &mut bool) -> EngineError {
     let mut stops = match pools.engine.stops(INSTANCE_LABEL, &pools.owner.instance).await {
         Ok(stops) => stops,
         Err(error) => return error,
@@ -47,8 +58,7 @@ async fn follow(pools: &Pools, backoff: &mut Backoff, mut away: bool) -> EngineE
                 if let Err(error) = compare(pools).await {
                     return error;
                 }
-                backoff.reset();
-                if std::mem::take(&mut away) {
+                if std::mem::take(away) {
                     let _ = pools.commands.send(Command::EngineIsBack);
                 }
             }
@@ -56,7 +66,6 @@ async fn follow(pools: &Pools, backoff: &mut Backoff, mut away: bool) -> EngineE
                 Some(Ok((container, stop))) => {
                     let idle = known(pools).await.and_then(|k| k.idle.into_iter().find(|(_, id)| *id == container));
                     if let Some((slot, _)) = idle {
-                        tracing::info!(%container, ?stop, "an idle container was stopped from outside: it is replaced");
                         let _ = pools.commands.send(Command::Stopped(slot, stop));
                     }
                 }
@@ -79,7 +88,6 @@ async fn compare(pools: &Pools) -> Result<(), EngineError> {
             Some(ContainerState::Paused) => Stop::Paused,
             _ => Stop::Ended,
         };
-        tracing::info!(%container, ?stop, "an idle container doesn't run: it is replaced");
         let _ = pools.commands.send(Command::Stopped(slot, stop));
     }
     // What is known last: what was begun before the list is known by now, or has failed, or is being removed.
@@ -101,7 +109,8 @@ async fn remove_unknown(engine: &dyn Engine, listed: Vec<Listed>, known: &Known)
     let held: HashSet<_> = known.held.iter().collect();
     for left in listed {
         // A request failed for us, and was carried out all the same.
-        if !held.contains(&left.id) && !known.names.contains(&left.name) {
+        let pools = left.labels.contains_key(POOL_LABEL);
+        if pools && !held.contains(&left.id) && !known.names.contains(&left.name) {
             match engine.remove(&left.id).await {
                 Ok(()) => {
                     tracing::debug!(container = %left.id, state = ?left.state, "removed one that nobody knew");

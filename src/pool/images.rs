@@ -22,7 +22,7 @@ pub(super) async fn watch(pools: Pools, every: Duration) {
             };
             match pools.engine.image(&name, pull).await {
                 Ok(image) => {
-                    let _ = pools.commands.send(Command::Image(entry.index, image.id));
+                    let _ = pools.commands.send(Command::Image { pool: entry.index, name, id: image.id });
                 }
                 // Containers that exist don't need it; the next one that is made will say what is wrong.
                 Err(error) => tracing::debug!("{error}"),

@@ -34,10 +34,10 @@ use crate::config::PoolConfig;
 use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
 use crate::engine::link::Link;
-use crate::engine::{ContainerId, Engine, Image};
+use crate::engine::{ContainerId, Engine, INSTANCE_LABEL, Image, WORKER_LABEL};
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
-use driver::{Command, Driver, Managed};
+use driver::{Command, Driver, Leftovers, Managed};
 use metrics::{PoolMetrics, PoolSeries};
 use planner::{Host, Planner};
 use recipe::Recipe;
@@ -57,6 +57,14 @@ impl Owner {
     /// A new life of a worker.
     pub fn new(worker: &str) -> Owner {
         Owner { worker: worker.into(), instance: uuid::Uuid::now_v7().to_string() }
+    }
+
+    /// What its containers bear.
+    fn labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (WORKER_LABEL.into(), self.worker.clone()),
+            (INSTANCE_LABEL.into(), self.instance.clone()),
+        ])
     }
 }
 
@@ -165,8 +173,17 @@ impl Pools {
                 Entry { index: PoolIndex(index), config: config_now, able: able_now, series: series.clone() },
             );
             managed.push(Managed {
-                recipe: Arc::new(Recipe::new(Arc::clone(&engine), owner.clone(), name.clone(), config)),
+                recipe: Arc::new(Recipe {
+                    engine: Arc::clone(&engine),
+                    owner: owner.clone(),
+                    pool: name.clone(),
+                    config,
+                }),
+                prepared: None,
+                preparing: None,
+                pulled: false,
                 backoff: Backoff::default(),
+                mistrusted: None,
                 able,
                 config: configured,
                 last_failure: None,
@@ -278,8 +295,10 @@ impl Pools {
     pub async fn close(&self) {
         let (reply, closed) = oneshot::channel();
         let _ = self.commands.send(Command::Drain(reply));
-        let _ = closed.await;
-        health::clear(self).await;
+        // Most often there is nothing to look for.
+        if let Ok(Leftovers::Possible) = closed.await {
+            health::clear(self).await;
+        }
     }
 
     fn entry(&self, pool: &PoolName) -> Result<&Entry, LeaseError> {

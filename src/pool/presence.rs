@@ -22,11 +22,11 @@ pub fn default_dir() -> Option<PathBuf> {
     })
 }
 
-/// This worker's own file. Dropped, it is removed.
+/// This worker's own file. It is found to be a dead worker's from when this is dropped, however that comes about.
 #[derive(Debug)]
 pub struct Presence {
     path: PathBuf,
-    // The lock is the file's.
+    /// The lock lasts as long as this is open.
     _file: File,
 }
 
@@ -49,8 +49,9 @@ impl Presence {
     }
 }
 
-impl Drop for Presence {
-    fn drop(&mut self) {
+impl Presence {
+    /// Ends in order: nothing of this worker is left.
+    pub fn leave(self) {
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -110,16 +111,14 @@ mod tests {
         let presence = Presence::announce(&dir, &owner).unwrap();
         assert_eq!(look(&dir, &owner.instance), Life::Alive);
         // As when its process dies: the lock goes, the file stays.
-        let Presence { path: _, _file: file } = &presence;
-        file.unlock().unwrap();
+        drop(presence);
         assert_eq!(look(&dir, &owner.instance), Life::Dead);
         assert_eq!(dead(&dir), BTreeSet::from([owner.instance.clone()]));
         forget(&dir, &owner.instance);
         assert_eq!(look(&dir, &owner.instance), Life::Unknown);
-        drop(presence);
 
         let other = Owner::new("w");
-        drop(Presence::announce(&dir, &other).unwrap());
+        Presence::announce(&dir, &other).unwrap().leave();
         assert_eq!(look(&dir, &other.instance), Life::Unknown, "ended in order");
         assert_eq!(look(&dir, "../../etc/passwd"), Life::Unknown);
         fs::remove_dir(&dir).unwrap();

@@ -1,18 +1,13 @@
 //! What all containers of a pool are made from: its configuration, the image as it is now, and where init is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
-use tokio::sync::Mutex;
 
 use super::Owner;
 use super::slots::SlotId;
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, Pull};
 use crate::contract::PoolName;
-use crate::engine::{
-    CONFIG_LABEL, ContainerSpec, Engine, EngineError, INSTANCE_LABEL, Image, POOL_LABEL, WORKER_LABEL,
-};
+use crate::engine::{CONFIG_LABEL, ContainerSpec, Engine, EngineError, Image, POOL_LABEL};
+use sha2::{Digest, Sha256};
 
 /// What containers are made from. It never changes; another image or configuration is another recipe.
 pub(super) struct Recipe {
@@ -20,48 +15,29 @@ pub(super) struct Recipe {
     pub owner: Owner,
     pub pool: PoolName,
     pub config: Arc<PoolConfig>,
-    prepared: Arc<Mutex<Option<Prepared>>>,
 }
 
 /// What the engine has to have before the first container: looked at once, and again after a failure.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Prepared {
     pub image: Arc<Image>,
     init_volume: String,
 }
 
 impl Recipe {
-    pub fn new(engine: Arc<dyn Engine>, owner: Owner, pool: PoolName, config: Arc<PoolConfig>) -> Recipe {
-        Recipe { engine, owner, pool, config, prepared: Arc::default() }
+    /// The same with another configuration.
+    pub fn with(&self, config: Arc<PoolConfig>) -> Recipe {
+        let (engine, owner, pool) = (Arc::clone(&self.engine), self.owner.clone(), self.pool.clone());
+        Recipe { engine, owner, pool, config }
     }
 
-    /// For other containers than before: another configuration, or another image under the same name.
-    pub fn renewed(&self, config: Arc<PoolConfig>) -> Recipe {
-        Recipe::new(Arc::clone(&self.engine), self.owner.clone(), self.pool.clone(), config)
-    }
-
-    /// For the same containers, with a configuration that differs in other things.
-    pub fn same(&self, config: Arc<PoolConfig>) -> Recipe {
-        Recipe { prepared: Arc::clone(&self.prepared), ..self.renewed(config) }
-    }
-
-    /// Sees to it that the engine has all that containers need, if that isn't known.
-    pub async fn prepare(&self) -> Result<Prepared, EngineError> {
-        let mut prepared = self.prepared.lock().await;
-        if let Some(ready) = &*prepared {
-            return Ok(ready.clone());
-        }
+    /// Sees to it that the engine has all that containers need. `pull`: the configuration's, or less if it has been pulled
+    /// before.
+    pub async fn prepare(&self, pull: Pull) -> Result<Prepared, EngineError> {
         self.engine.info().await?;
-        let image = self.engine.image(&self.config.image, self.config.pull).await?;
-        let init_volume = self.engine.install_init(&image).await?;
-        let made = Prepared { image: Arc::new(image), init_volume };
-        *prepared = Some(made.clone());
-        Ok(made)
-    }
-
-    /// A creation failed: image or init volume may be what is missing.
-    pub async fn look_again(&self) {
-        *self.prepared.lock().await = None;
+        let image = self.engine.image(&self.config.image, pull).await?;
+        let init_volume = self.engine.install_init(&image, &self.owner.labels()).await?;
+        Ok(Prepared { image: Arc::new(image), init_volume })
     }
 
     /// The name of a slot's container. It never comes twice, as a slot's number doesn't in one life of a worker: a create
@@ -77,12 +53,12 @@ impl Recipe {
             name: self.container_name(slot),
             image: prepared.image.id.clone(),
             init_volume: prepared.init_volume.clone(),
-            labels: BTreeMap::from([
-                (WORKER_LABEL.into(), self.owner.worker.clone()),
-                (INSTANCE_LABEL.into(), self.owner.instance.clone()),
-                (POOL_LABEL.into(), self.pool.to_string()),
-                (CONFIG_LABEL.into(), digest(&self.config, prepared)),
-            ]),
+            labels: {
+                let mut labels = self.owner.labels();
+                labels.insert(POOL_LABEL.into(), self.pool.to_string());
+                labels.insert(CONFIG_LABEL.into(), digest(&self.config, prepared));
+                labels
+            },
             pool: Arc::clone(&self.config),
         }
     }

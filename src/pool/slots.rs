@@ -15,14 +15,16 @@
 //!
 //! # Who is created next
 //!
-//! Creators are shared. First come pools that have less than their even share of the creations under way, so that neither
-//! a burst nor a big fill of one pool takes them all; among those, jobs that wait, the longest first; then where one more idle
-//! container is worth most. A pool none of whose creations has succeeded yet, or whose last one failed, tries one at a
-//! time. One creator is kept from such probes, if there are two: a broken image may keep each busy until its timeout.
+//! Creators are shared. Jobs that wait come before refills; but where there are two creators, one is left to the
+//! refills, or a burst of one pool would empty all others. Of the jobs' pools, and of the refills', first come those that have less than their
+//! even share of the creations under way; then the job that waits longest, and the refill that is worth most. A pool none of
+//! whose creations has succeeded yet, or whose last one failed, tries one at a time, after all others unless it has been due for
+//! long. One creator is kept from such probes, if there are two: a broken image may keep each busy until its timeout.
 //!
 //! # Who gets the room
 //!
-//! Where the host is full, a job that waits gets the place of the idle container that is worth least, of whatever pool.
+//! Where the host is full, a job that waits gets the place of the idle container that is worth least, of whatever pool
+//! that has more than its least.
 //! No refill takes a place that jobs wait for, or a big container's would be taken by small ones again and again. But
 //! nothing goes, and nothing is held back, for a container that wouldn't fit all the same.
 
@@ -32,7 +34,6 @@ mod words;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::time::Instant;
 
 pub use one::Bounds;
@@ -103,16 +104,26 @@ impl Slots {
         self.pools.iter().all(|p| p.total() == 0)
     }
 
-    /// Whether a pool can serve, as far as is known: its last creation succeeded, or something is idle. The second must count,
-    /// or nobody would lease, nothing would be missing, and no new creation would ever be tried.
+    /// Whether a pool can serve, as far as is known: its last creation succeeded and it has what the next one needs, or
+    /// something is idle. The last must count, or nobody would lease, nothing would be missing, and no new creation
+    /// would ever be tried.
     pub fn able(&self, pool: PoolIndex) -> bool {
         let p = &self.pools[pool.0];
-        p.trust == Trust::Proven || p.count(State::Idle) > 0
+        (p.trust == Trust::Proven && p.prepared) || p.count(State::Idle) > 0
+    }
+
+    /// Whether a job of this pool would wait for other pools' jobs to end: nothing is idle or on its way, and the host has no
+    /// room that could be made for one.
+    pub fn shut_out(&self, pool: PoolIndex) -> bool {
+        let p = &self.pools[pool.0];
+        let lacking = p.count(State::Idle) + p.starting.len() + p.removing.len() == 0;
+        let kept = |p: &Pool| p.total() - p.removing.len() - p.dispensable();
+        lacking && !self.fits(self.pools.iter().map(|p| p.load(kept(p))).sum::<Load>() + p.load(1))
     }
 
     /// Whether a pool's last creation failed.
     pub fn failing(&self, pool: PoolIndex) -> bool {
-        matches!(self.pools[pool.0].trust, Trust::Failing(_))
+        self.pools[pool.0].fails()
     }
 
     /// Sets how many idle slots are wanted, and what each is worth to the pool (the next, by how many there are). Surplus
@@ -137,7 +148,18 @@ impl Slots {
 
     /// Other bounds for a pool. What is too much already goes as it is used up.
     pub fn set_bounds(&mut self, pool: PoolIndex, bounds: Bounds) {
-        self.pools[pool.0].bounds = bounds;
+        self.pools[pool.0].set_bounds(bounds);
+    }
+
+    /// The engine may lack what a pool's containers are made from: none is begun before [`Slots::prepared`].
+    pub fn unprepared(&mut self, pool: PoolIndex) {
+        self.pools[pool.0].prepared = false;
+    }
+
+    /// The engine has what a pool's containers are made from.
+    pub fn prepared(&mut self, pool: PoolIndex, now: Instant, out: &mut Vec<Action>) {
+        self.pools[pool.0].prepared = true;
+        self.refill(now, out);
     }
 
     /// All containers begun so far are to be replaced: the pool's image or configuration is another now. Idle ones
@@ -226,6 +248,13 @@ impl Slots {
             self.serve(slot.pool, out);
         }
         self.refill(now, out);
+    }
+
+    /// A pool's containers become ready, and are no good all the same: it is treated as if the last creation had failed.
+    pub fn mistrust(&mut self, pool: PoolIndex, until: Instant) {
+        let p = &mut self.pools[pool.0];
+        p.trust = Trust::Failing(until);
+        p.judged = self.next_serial;
     }
 
     /// An idle slot's container is not to be trusted any more.
@@ -341,8 +370,6 @@ impl Slots {
         let proven = |p: &Pool| p.trust == Trust::Proven;
         let probing: usize = self.pools.iter().filter(|p| !proven(p)).map(|p| p.starting.len()).sum();
         let may_probe = probing < self.budget.creations.saturating_sub(1).max(1);
-        let contends = |p: &&Pool| !p.starting.is_empty() || p.wants(now);
-        let share = self.budget.creations.div_ceil(self.pools.iter().filter(contends).count().max(1));
         let claimed = self.claimed(now);
         let may = |p: &Pool| {
             // A refill leaves the room that jobs wait for.
@@ -350,18 +377,41 @@ impl Slots {
             let free = !p.is_full() && self.fits(self.load() + others + p.load(1));
             (proven(p) || may_probe) && p.wants(now) && free
         };
-        let rank = |p: &Pool| {
-            let longest = p.waiters.front().filter(|_| p.owed() > 0);
-            let failing = matches!(p.trust, Trust::Failing(_));
-            (p.starting.len() < share, !failing, longest.is_some(), Reverse(longest.copied()))
+        let candidates = || (0..self.pools.len()).filter(|i| may(&self.pools[*i]));
+        let overdue = candidates().find(|i| self.pools[*i].overdue(now));
+        // A failing pool's jobs have waited, but probably in vain.
+        let job = |i: &usize| self.pools[*i].owed() > 0 && !self.pools[*i].fails();
+        let (jobs, refills): (Vec<usize>, Vec<usize>) = candidates().partition(job);
+        let for_jobs: usize = self.pools.iter().map(|p| p.starting.len().min(p.waiters.len())).sum();
+        let jobs_first = refills.is_empty() || for_jobs < self.budget.creations.saturating_sub(1).max(1);
+        let neediest = if overdue.is_some() {
+            overdue
+        } else if jobs_first && !jobs.is_empty() {
+            self.first(&jobs, now, |a, b| b.waiters.front().cmp(&a.waiters.front()))
+        } else {
+            let worth = |a: &Pool, b: &Pool| {
+                a.next_worth().total_cmp(&b.next_worth()).then(a.missing().total_cmp(&b.missing()))
+            };
+            self.first(&refills, now, worth)
         };
-        let candidates = self.pools.iter().enumerate().filter(|(_, p)| may(p));
-        let neediest = candidates.max_by(|(i, a), (j, b)| {
-            let by_worth = a.next_worth().total_cmp(&b.next_worth());
-            let by_share = a.missing().total_cmp(&b.missing());
-            rank(a).cmp(&rank(b)).then(by_worth).then(by_share).then(j.cmp(i))
-        });
-        neediest.map(|(i, _)| PoolIndex(i))
+        neediest.map(PoolIndex)
+    }
+
+    /// The first of some pools: those with less than their share of the creations under way, those that don't fail, then
+    /// as `order` says; of equals the one that was configured first.
+    fn first(
+        &self,
+        pools: &[usize],
+        now: Instant,
+        order: impl Fn(&Pool, &Pool) -> std::cmp::Ordering,
+    ) -> Option<usize> {
+        let contends = |p: &&Pool| !p.starting.is_empty() || p.wants(now);
+        let share = self.budget.creations.div_ceil(self.pools.iter().filter(contends).count().max(1));
+        let rank = |p: &Pool| (p.starting.len() < share, !p.fails());
+        pools.iter().copied().max_by(|i, j| {
+            let (a, b) = (&self.pools[*i], &self.pools[*j]);
+            rank(a).cmp(&rank(b)).then(order(a, b)).then(j.cmp(i))
+        })
     }
 
     /// Whether the host's budget allows that much.
@@ -377,7 +427,8 @@ impl Slots {
     /// The room that jobs wait for. Without those that no room can come free for before others end: it would stay
     /// empty meanwhile.
     fn claimed(&self, now: Instant) -> Load {
-        let taken = |p: &Pool| p.load(p.leased.len() + p.starting.len().min(p.waiters.len()));
+        let kept = |p: &Pool| p.count(State::Idle).min(p.bounds.reserved);
+        let taken = |p: &Pool| p.load(p.leased.len() + kept(p) + p.starting.len().min(p.waiters.len()));
         let taken = self.pools.iter().map(taken).sum::<Load>();
         let claims = self.pools.iter().map(|p| p.load(p.claim(self.budget.creations, now)));
         claims.zip(&self.pools).filter(|(_, p)| self.fits(taken + p.load(1))).map(|(claim, _)| claim).sum()
@@ -405,7 +456,8 @@ impl Slots {
         let load = self.load();
         // What is being removed makes room by itself; what is idle can.
         let mut soon: Load = self.pools.iter().map(|p| p.load(p.total() - p.removing.len())).sum();
-        let mut least: Load = self.pools.iter().map(|p| p.load(p.starting.len() + p.leased.len())).sum();
+        let kept = |p: &Pool| p.starting.len() + p.leased.len() + p.count(State::Idle) - p.dispensable();
+        let mut least: Load = self.pools.iter().map(|p| p.load(kept(p))).sum();
         let mut needy: Vec<usize> = (0..self.pools.len()).collect();
         needy.sort_by_key(|i| self.pools[*i].waiters.front().copied());
         for needy in needy {
@@ -420,7 +472,7 @@ impl Slots {
                 }
                 while !self.fits(soon + one) {
                     // Pools whose own jobs wait have none.
-                    let idle = (0..self.pools.len()).filter(|i| self.pools[*i].count(State::Idle) > 0);
+                    let idle = (0..self.pools.len()).filter(|i| self.pools[*i].dispensable() > 0);
                     let worth = |i: &usize| self.pools[*i].last_worth();
                     let Some(other) = idle.min_by(|i, j| worth(i).total_cmp(&worth(j))) else { break };
                     self.dispense(other, Reason::Budget, out);

@@ -39,26 +39,22 @@ pub enum WarmError {
 /// wanted.
 pub(super) async fn keep(
     recipe: Arc<Recipe>,
+    prepared: Prepared,
     slot: SlotId,
     commands: mpsc::UnboundedSender<Command>,
     after: Duration,
 ) {
     tokio::time::sleep(after).await;
     let mut container = None;
-    let made = async {
-        let prepared = recipe.prepare().await?;
-        let begun = Instant::now();
-        let link = warm_up(&recipe, slot, &prepared, &mut container).await?;
-        Ok::<_, WarmError>((link, prepared, begun.elapsed()))
-    };
-    let (mut link, prepared, took) = match made.await {
-        Ok(made) => made,
+    let begun = Instant::now();
+    let mut link = match warm_up(&recipe, slot, &prepared, &mut container).await {
+        Ok(link) => link,
         Err(error) => {
-            recipe.look_again().await;
             let _ = commands.send(Command::Failed { slot, container, error: error.to_string() });
             return;
         }
     };
+    let took = begun.elapsed();
     let (handoff, mut granted) = oneshot::channel();
     let ready = Command::Ready {
         slot,

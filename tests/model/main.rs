@@ -97,7 +97,12 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn bounds() -> impl Strategy<Value = Bounds> {
     let age = proptest::option::of((2..20u64).prop_map(Duration::from_secs));
-    (1..8usize, 1..5u64, age).prop_map(|(slots, memory, max_age)| Bounds { slots, memory, max_age })
+    (1..8usize, 1..5u64, age).prop_map(|(slots, memory, max_age)| Bounds {
+        slots,
+        reserved: 0,
+        memory,
+        max_age,
+    })
 }
 
 fn budget() -> impl Strategy<Value = Budget> {

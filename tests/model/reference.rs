@@ -3,7 +3,7 @@
 //! each event whether something that had to be done was left out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
 use proptest::prelude::*;
@@ -437,7 +437,9 @@ impl Reference {
 
     fn deficit(&self, pool: usize) -> usize {
         let p = &self.pools[pool];
-        (p.target + p.waiting.len()).saturating_sub(self.fresh(pool) + self.under_way(pool))
+        // One that isn't proven tries one, though nobody wants it.
+        let least = usize::from(p.trust != Trust::Proven);
+        (p.target + p.waiting.len()).max(least).saturating_sub(self.fresh(pool) + self.under_way(pool))
     }
 
     fn owed(&self, pool: usize) -> usize {
@@ -499,15 +501,26 @@ impl Reference {
         let share = self.budget.creations.div_ceil(contenders.max(1));
         let over = |p| self.under_way(p) >= share;
         let failing = |p: usize| matches!(self.pools[p].trust, Trust::Failing(_));
-        let longest = |p: usize| if self.owed(p) > 0 { self.pools[p].waiting.front().copied() } else { None };
-        match (over(a).cmp(&over(b)), failing(a).cmp(&failing(b)), longest(a), longest(b)) {
-            (order, ..) if order.is_ne() => order.is_lt(),
-            (_, order, ..) if order.is_ne() => order.is_lt(),
-            (_, _, Some(a), Some(b)) => a < b,
-            (_, _, Some(_), None) => true,
-            (_, _, None, Some(_)) => false,
-            (_, _, None, None) => self.next_worth(a) > self.next_worth(b),
+        let job = |p: usize| self.owed(p) > 0 && !failing(p);
+        if self.overdue(a) || self.overdue(b) {
+            return self.overdue(a) && (a < b || !self.overdue(b));
         }
+        if job(a) != job(b) {
+            // All creators but one are for jobs first.
+            let for_jobs = |p| self.under_way(p).min(self.pools[p].waiting.len());
+            let for_jobs: usize = (0..self.pools.len()).map(for_jobs).sum();
+            return job(a) == (for_jobs < self.budget.creations.saturating_sub(1).max(1));
+        }
+        match (over(a).cmp(&over(b)), failing(a).cmp(&failing(b))) {
+            (order, _) if order.is_ne() => order.is_lt(),
+            (_, order) if order.is_ne() => order.is_lt(),
+            _ if job(a) => self.pools[a].waiting.front() < self.pools[b].waiting.front(),
+            _ => self.next_worth(a) > self.next_worth(b),
+        }
+    }
+
+    fn overdue(&self, pool: usize) -> bool {
+        matches!(self.pools[pool].trust, Trust::Failing(until) if self.now >= until + Duration::from_secs(60))
     }
 
     fn next_worth(&self, pool: usize) -> f64 {

@@ -15,7 +15,7 @@ impl Machine {
     /// Bounds don't matter here: they are the planner's to keep.
     pub fn new(pools: usize, creations: usize) -> Machine {
         let budget = Budget { creations, containers: usize::MAX, memory: u64::MAX };
-        let bounds = vec![Bounds { slots: usize::MAX, memory: 1, max_age: None }; pools];
+        let bounds = vec![Bounds { slots: usize::MAX, reserved: 0, memory: 1, max_age: None }; pools];
         Machine { slots: Slots::new(&bounds, budget), out: Vec::new() }
     }
 

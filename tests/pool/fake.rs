@@ -275,7 +275,7 @@ impl Engine for Fake {
         answer(fate, Op::Inspect, Image { name: name.into(), id, ..Image::default() }).await
     }
 
-    async fn install_init(&self, _: &Image) -> Result<String, EngineError> {
+    async fn install_init(&self, _: &Image, _: &BTreeMap<String, String>) -> Result<String, EngineError> {
         let fate = self.fate(Op::InstallInit).await?;
         answer(fate, Op::InstallInit, "prewarm-init-fake".into()).await
     }

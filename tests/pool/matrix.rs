@@ -155,7 +155,7 @@ async fn closing_in_the_middle_of_every_request() {
             if op == Op::Remove {
                 idle(&rig.pools, 2).await;
             } else {
-                until(&rig.pools, "it is asked", |s| s.starting > 0 && rig.fake.asked(op) > 0).await;
+                until(&rig.pools, "it is asked", |_| rig.fake.asked(op) > 0).await;
             }
             tokio::time::timeout(10 * TIMEOUT, rig.pools.close()).await.expect(&about);
             assert_eq!(rig.fake.containers(), [] as [ContainerId; 0], "{about}");

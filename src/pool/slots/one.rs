@@ -11,6 +11,8 @@ use super::words::{Reason, SlotId, State, WaiterId};
 pub struct Bounds {
     /// Most slots in all states together.
     pub slots: usize,
+    /// Idle ones that no other pool's job takes the place of.
+    pub reserved: usize,
     /// What one container counts against the host's memory.
     pub memory: u64,
     /// Idle containers older than this are replaced.
@@ -59,6 +61,9 @@ pub(super) enum Trust {
     Failing(Instant),
 }
 
+/// A failing pool whose next try has been due for this long comes before others.
+const OVERDUE: Duration = Duration::from_secs(60);
+
 #[derive(Debug)]
 pub(super) struct Pool {
     pub bounds: Bounds,
@@ -78,6 +83,10 @@ pub(super) struct Pool {
     pub current: u64,
     /// Slots with smaller serial numbers were begun before the last failure that was news.
     pub judged: u64,
+    /// Whether the engine has what its containers are made from.
+    pub prepared: bool,
+    /// What each of the containers from before the last roll-over may take.
+    pub former_memory: u64,
 }
 
 impl Pool {
@@ -95,6 +104,8 @@ impl Pool {
             trust: Trust::New,
             current: 0,
             judged: 0,
+            prepared: true,
+            former_memory: 0,
         }
     }
 
@@ -126,9 +137,22 @@ impl Pool {
         self.waiters.len().saturating_sub(self.starting.len())
     }
 
-    /// What so many of its containers take.
+    /// What so many of its containers take. While some are left from before a change, each may be of the larger kind.
     pub fn load(&self, containers: usize) -> Load {
-        Load { containers, memory: self.bounds.memory.saturating_mul(containers as u64) }
+        Load { containers, memory: self.memory().saturating_mul(containers as u64) }
+    }
+
+    fn memory(&self) -> u64 {
+        let former = |slot: Option<&SlotId>| slot.is_some_and(|slot| slot.serial < self.current);
+        let sets = [self.starting.first(), self.leased.first(), self.removing.first()];
+        let left = !self.stale.is_empty() || sets.into_iter().any(former);
+        if left { self.bounds.memory.max(self.former_memory) } else { self.bounds.memory }
+    }
+
+    /// Takes other bounds.
+    pub fn set_bounds(&mut self, bounds: Bounds) {
+        self.former_memory = self.memory();
+        self.bounds = bounds;
     }
 
     /// For how many jobs that wait it would start one at once, if the host had room.
@@ -140,9 +164,12 @@ impl Pool {
         self.owed().min(most).min(self.bounds.slots.saturating_sub(self.total()))
     }
 
-    /// Containers to create: one for each waiter, and what the target lacks.
+    /// Containers to create: one for each waiter, and what the target lacks. A pool that wants none, and of which it isn't
+    /// known whether it can have any, tries one: otherwise nobody would ask it for any either.
     pub fn deficit(&self) -> usize {
-        (self.target + self.waiters.len()).saturating_sub(self.fresh.len() + self.starting.len())
+        let wanted = self.target + self.waiters.len();
+        let wanted = if self.trust == Trust::Proven { wanted } else { wanted.max(1) };
+        wanted.saturating_sub(self.fresh.len() + self.starting.len())
     }
 
     /// Whether it wants a creation that neither its own failures nor the clock forbid.
@@ -153,7 +180,22 @@ impl Pool {
             Trust::New => self.starting.is_empty(),
             Trust::Failing(until) => until <= now && self.starting.is_empty(),
         };
-        may && self.deficit() > 0
+        may && self.prepared && self.deficit() > 0
+    }
+
+    /// Idle ones that may go for other pools' jobs.
+    pub fn dispensable(&self) -> usize {
+        self.count(State::Idle).saturating_sub(self.bounds.reserved)
+    }
+
+    /// Whether its last creation failed.
+    pub fn fails(&self) -> bool {
+        matches!(self.trust, Trust::Failing(_))
+    }
+
+    /// Whether its next try has been due for so long that it is not to wait for others any more.
+    pub fn overdue(&self, now: Instant) -> bool {
+        matches!(self.trust, Trust::Failing(until) if now.saturating_duration_since(until) >= OVERDUE)
     }
 
     pub fn is_full(&self) -> bool {

@@ -18,7 +18,7 @@ struct Rig {
 }
 
 fn bounds(slots: usize) -> Bounds {
-    Bounds { slots, memory: 1, max_age: None }
+    Bounds { slots, reserved: 0, memory: 1, max_age: None }
 }
 
 impl Rig {
@@ -388,14 +388,16 @@ fn probes_leave_a_creator_to_others() {
     }
     assert_eq!(rig.starting.len(), 2, "three creators, two probes");
     let mut rig = Rig::new(&[9, 9, 9, 9], 3);
-    rig.fill(PoolIndex(3), 1);
-    for pool in 0..3 {
+    for pool in 0..4 {
         rig.lease(PoolIndex(pool));
     }
     assert_eq!(rig.starting.len(), 2);
-    rig.lease(PoolIndex(3));
+    let proven = rig.starting[0];
+    rig.ready(proven);
+    assert_eq!(rig.starting.len(), 2, "one of the others instead");
+    rig.lease(proven.pool);
     assert_eq!(rig.starting.len(), 3, "the third is for who is proven");
-    assert_eq!(rig.starting[2].pool, PoolIndex(3));
+    assert_eq!(rig.starting[2].pool, proven.pool);
 }
 
 #[test]
@@ -406,8 +408,8 @@ fn a_single_creator_may_probe() {
 
 #[test]
 fn a_burst_in_one_pool_and_a_refill_in_another_share_the_creators() {
-    // A single creator can't be shared; then the jobs come first.
-    for (creators, shares) in [(1, [1, 0]), (2, [1, 1]), (3, [2, 1]), (4, [2, 2])] {
+    // All creators but one are for jobs; a single one can't be shared.
+    for (creators, shares) in [(1, [1, 0]), (2, [1, 1]), (3, [2, 1]), (4, [3, 1])] {
         let mut rig = Rig::new(&[40, 60], creators);
         rig.fill(P, 1);
         rig.fill(Q, 1);
