@@ -435,10 +435,11 @@ impl Driver {
         let pool = &mut self.pools[pool.0];
         pool.series.warmup.observe(warmup.as_secs_f64());
         // If they end soon after, being ready says nothing.
-        if pool.mistrusted.is_none_or(|at| now().saturating_duration_since(at) > MISTRUST) {
+        let trusted = pool.mistrusted.is_none_or(|at| now().saturating_duration_since(at) > MISTRUST);
+        if trusted {
             pool.backoff.reset();
         }
-        if pool.last_failure.take().is_some() {
+        if trusted && pool.last_failure.take().is_some() {
             tracing::info!(pool = %pool.recipe.pool, "containers can be started again");
         } else if pool.image.is_none() {
             tracing::info!(pool = %pool.recipe.pool, image = %pool.recipe.config.image, "first container ready after {warmup:?}");

@@ -52,6 +52,8 @@ pub enum Init {
     Deaf,
     /// READY; ends as soon as it reads a START.
     DiesAtStart,
+    /// READY; ends a moment later.
+    DiesIdle,
     /// Ends instead of saying READY.
     DiesBeforeReady,
     /// Says nothing.
@@ -67,6 +69,7 @@ struct World {
     most: usize,
     image: Option<String>,
     start_takes: Duration,
+    pulls: HashMap<String, Duration>,
     inits: HashMap<String, Init>,
     created: Vec<String>,
 }
@@ -125,6 +128,11 @@ impl Fake {
     /// What happens to the next requests of this kind, one after the other.
     pub fn script(&self, op: Op, fates: impl IntoIterator<Item = Fate>) {
         self.world().fates.entry(op).or_default().extend(fates);
+    }
+
+    /// How long it takes to get an image for the first time.
+    pub fn pull_takes(&self, image: &str, time: Duration) {
+        self.world().pulls.insert(image.into(), time);
     }
 
     /// How long starting a container takes.
@@ -267,6 +275,8 @@ impl Engine for Fake {
 
     async fn image(&self, name: &str, _: Pull) -> Result<Image, EngineError> {
         let fate = self.fate(Op::Inspect).await?;
+        let takes = self.world().pulls.remove(name).unwrap_or_default();
+        tokio::time::sleep(takes).await;
         // One image is all images, unless a test tells them apart.
         let id = match name {
             "image" => self.world().image.clone().unwrap_or_else(|| "sha256:fake".into()),
@@ -380,9 +390,13 @@ async fn run_init(
     match init {
         Init::DiesBeforeReady => return None,
         Init::Mute => std::future::pending().await,
-        Init::Obliging | Init::Stubborn | Init::Deaf | Init::DiesAtStart => {}
+        Init::Obliging | Init::Stubborn | Init::Deaf | Init::DiesAtStart | Init::DiesIdle => {}
     }
     send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?;
+    if init == Init::DiesIdle {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        return None;
+    }
     loop {
         let (kind, payload) = receive(&mut stdin).await?;
         match (kind, init) {

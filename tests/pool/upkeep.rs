@@ -13,7 +13,7 @@ use prewarm::pool::planner::{Host, Reason};
 use prewarm::pool::{Owner, PoolStatus, Pools};
 use tokio_util::sync::CancellationToken;
 
-use crate::fake::{Fake, Init};
+use crate::fake::{Fake, Fate, Init};
 use crate::{MINUTE, close, idle, name, run, start, start_all, until};
 
 fn config(min: usize, max: usize) -> PoolConfig {
@@ -230,5 +230,82 @@ async fn a_job_that_waits_comes_before_anything_idle() {
         assert!(fake.containers().len() <= 1);
     }
     assert_eq!(fake.most(), 1);
+    close(&pools, &fake).await;
+}
+
+/// A pull may take half an hour: no creator waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_pool_whose_image_is_being_pulled_holds_up_no_other() {
+    let fake = Fake::new();
+    let slow = PoolName::new("a-slow-one").unwrap();
+    let mut pulled = config(4, 4);
+    pulled.image = "slow".into();
+    fake.pull_takes("slow", 30 * MINUTE);
+    let configs = BTreeMap::from([(slow.clone(), pulled), (name(), config(2, 2))]);
+    let pools = start_all(&fake, configs, &Metrics::new());
+    until_named(&pools, &name(), |s| s.idle == 2).await;
+    for _ in 0..60 {
+        assert_eq!(job(&pools, &name()).await, LeaseKind::Hit);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(of(&pools, &slow).await.starting, 0);
+    tokio::time::sleep(30 * MINUTE).await;
+    assert_eq!(of(&pools, &slow).await.idle, 4);
+    close(&pools, &fake).await;
+}
+
+/// An image whose init becomes ready and then ends is no better than one that never does.
+#[tokio::test(start_paused = true)]
+async fn containers_that_end_right_after_they_are_ready_are_no_hot_loop() {
+    let fake = Fake::new();
+    fake.behave(Init::DiesIdle);
+    let pools = start(&fake, config(3, 3));
+    tokio::time::sleep(10 * MINUTE).await;
+    let tries = fake.asked(Op::Create);
+    assert!((10..80).contains(&tries), "{tries} tries in ten minutes");
+    let status = of(&pools, &name()).await;
+    assert!(status.last_failure.is_some_and(|f| f.contains("after it was ready")));
+    fake.behave(Init::Obliging);
+    idle(&pools, 3).await;
+    close(&pools, &fake).await;
+}
+
+/// An engine that refuses its events, and nothing else, is no reason to ask it all the time, nor to retry what failed.
+#[tokio::test(start_paused = true)]
+async fn refused_events_are_no_hot_loop() {
+    let fake = Fake::new();
+    fake.script(Op::Events, std::iter::repeat_n(Fate::Refused, 10_000));
+    fake.behave(Init::DiesBeforeReady);
+    let pools = start(&fake, config(1, 1));
+    tokio::time::sleep(10 * MINUTE).await;
+    assert!(fake.asked(Op::Events) < 150, "{} in ten minutes", fake.asked(Op::Events));
+    assert!(fake.asked(Op::Create) < 60, "{} in ten minutes", fake.asked(Op::Create));
+    close(&pools, &fake).await;
+}
+
+/// A full host is no failure: nothing was tried, so whoever waited in vain is told apart.
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_others_shut_out_takes_no_jobs_until_there_is_room() {
+    let fake = Fake::new();
+    let other = PoolName::new("other").unwrap();
+    let configs = BTreeMap::from([(name(), config(0, 3)), (other.clone(), config(0, 3))]);
+    let host = Host { creators: 3, containers: Some(2), memory: None };
+    let pools = Pools::start(
+        std::sync::Arc::new(fake.clone()),
+        &Owner::new("w"),
+        &configs,
+        host,
+        MINUTE,
+        &Metrics::new(),
+    );
+    let held = [pools.lease(&other, MINUTE).await.unwrap(), pools.lease(&other, MINUTE).await.unwrap()];
+    let mut able = pools.able(&name()).unwrap();
+    able.wait_for(|able| !*able).await.unwrap();
+    assert!(of(&pools, &name()).await.able, "it is not broken");
+    let error = pools.lease(&name(), MINUTE).await.err().unwrap();
+    assert!(matches!(error, prewarm::pool::LeaseError::Timeout { cause: None, .. }), "{error}");
+    drop(held);
+    able.wait_for(|able| *able).await.unwrap();
+    job(&pools, &name()).await;
     close(&pools, &fake).await;
 }

@@ -14,8 +14,6 @@ const POOL_MOST: usize = 10_000;
 /// Creators that are free for less than this share of the time are as good as always busy, and what is computed of them is
 /// mostly rounding.
 const FREE: f64 = 1e-9;
-/// What makes a size smaller.
-const RELIEF: &str = "have more creations at once, or more workers on hosts of their own";
 
 /// One pool to be planned.
 pub(super) struct Question {
@@ -118,7 +116,7 @@ impl Question {
             // One that is always busy doesn't keep up.
             let creators = (load.offered() * (1.0 + 2.0 * FREE)).floor() + 1.0;
             let workers = (load.offered() * (1.0 + 2.0 * FREE) / load.creators).floor() + 1.0;
-            // Rounded down, to three digits at most.
+            // Rounded down.
             let ms = load.creators / load.rate * 1000.0;
             let (ms, unit) = if ms >= 1.0 { (ms.floor(), "ms") } else { (ms * 1000.0, "µs") };
             advice.push(format!(
@@ -132,15 +130,17 @@ impl Question {
         }
         let Some(asked) = sizes.iter().find(|size| size.hit_target == self.hit_target) else { return advice };
         let goal = percent(self.hit_target);
+        let more = if load.creators.is_finite() { "more creations at once, or " } else { "" };
+        let relief = format!("have {more}more workers on hosts of their own");
         let Some(size) = asked.size else {
             advice.push(format!(
-                "{goal} % need more than {MOST} containers, and no more are looked for: {RELIEF}"
+                "{goal} % need more than {MOST} containers, and no more are looked for: {relief}"
             ));
             return advice;
         };
         if size > POOL_MOST {
             advice.push(format!(
-                "{goal} % need {size} containers, and idle.max is at most {POOL_MOST}: {RELIEF}"
+                "{goal} % need {size} containers, and idle.max is at most {POOL_MOST}: {relief}"
             ));
             return advice;
         }
@@ -203,6 +203,9 @@ impl Plan {
 
 /// Three digits at most where they say enough.
 fn short(n: f64) -> String {
+    if n > 0.0 && n < 0.01 {
+        return format!("{n:.1e}");
+    }
     let decimals = if n >= 100.0 { 0 } else { 2 };
     let text = format!("{n:.decimals$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }

@@ -20,7 +20,7 @@ pub(super) const WARM: Bounds = Bounds { least: 1e-3, most: 3600.0 };
 /// The same where it is the only one; that may take a tenth of the other.
 pub(super) const ALONE: Bounds = Bounds { least: 1e-6, most: 3600.0 };
 /// Variance over squared mean; more than 1 is taken for 1.
-pub(super) const VARIATION: Bounds = Bounds { least: 0.0, most: f64::MAX };
+pub(super) const VARIATION: Bounds = Bounds { least: 0.0, most: 1e4 };
 /// Variance over mean.
 pub(super) const BURST: Bounds = Bounds { least: 1.0, most: 1e4 };
 /// Creations at once.

@@ -109,6 +109,20 @@ impl Rig {
         panic!("it never settles");
     }
 
+    /// The same, with what was decided on the way.
+    fn settled(&mut self) -> Vec<Action> {
+        let mut all = Vec::new();
+        while !self.starting.is_empty() || !self.removing.is_empty() {
+            for slot in std::mem::take(&mut self.starting) {
+                all.extend(self.ready(slot));
+            }
+            for (slot, _) in std::mem::take(&mut self.removing) {
+                all.extend(self.act(|s, t, o| s.gone(slot, t, o)));
+            }
+        }
+        all
+    }
+
     fn fill(&mut self, pool: PoolIndex, n: usize) {
         self.target(pool, n, &[]);
         self.settle();
@@ -720,4 +734,103 @@ fn drain_retires_everything_and_starts_nothing() {
         assert_eq!(rig.act(|s, t, o| s.gone(slot, t, o)), []);
     }
     assert!(rig.slots.is_empty());
+}
+
+// Rare pools, full hosts, pools that fail for long.
+
+#[test]
+fn a_pool_that_wants_none_tries_one_to_know_that_it_could() {
+    let mut rig = Rig::new(&[4], 3);
+    let probe = starts(&rig.target(P, 0, &[]));
+    assert_eq!(probe.len(), 1);
+    rig.fail(probe[0]);
+    rig.gone();
+    assert!(!rig.slots.able(P));
+    assert_eq!(rig.slots.next_tick(rig.now), Some(rig.now + SECOND));
+    assert_eq!(starts(&rig.tick(SECOND)).len(), 1, "again, though nobody asks: nobody would");
+    rig.settle();
+    assert_eq!((rig.idle(P), rig.slots.able(P)), (0, true));
+    assert_eq!(starts(&rig.tick(100 * SECOND)), []);
+}
+
+#[test]
+fn nothing_is_begun_before_what_it_needs_is_there() {
+    let mut rig = Rig::new(&[4, 4], 3);
+    rig.fill(P, 1);
+    rig.fill(Q, 2);
+    rig.slots.unprepared(P);
+    assert_eq!(starts(&rig.target(P, 3, &[])), []);
+    assert!(rig.slots.able(P), "it has an idle one");
+    let (slot, _) = granted(&rig.lease(P));
+    assert!(!rig.slots.able(P), "now it hasn't");
+    assert_eq!(starts(&rig.lease(Q)).len(), 1, "others go on");
+    assert_eq!(starts(&rig.act(|s, t, o| s.prepared(P, t, o))).len(), 2);
+    rig.release(slot);
+}
+
+#[test]
+fn the_least_of_a_pool_is_not_for_others_and_who_is_shut_out_is_known() {
+    let keep = Bounds { reserved: 2, ..bounds(9) };
+    let budget = Budget { containers: 4, ..Budget::creations(3) };
+    let mut rig = Rig::with(&[keep, bounds(9)], budget);
+    rig.fill(Q, 1);
+    rig.fill(P, 3);
+    rig.target(Q, 0, &[]);
+    rig.settle();
+    let first = granted(&[rig.lease(Q), rig.settled()].concat()).0;
+    assert_eq!((rig.idle(P), rig.slots.shut_out(Q)), (3, false));
+    let second = granted(&[rig.lease(Q), rig.settled()].concat()).0;
+    assert_eq!((rig.idle(P), rig.slots.shut_out(Q)), (2, true), "what is left is the other's least");
+    assert!(!rig.slots.shut_out(P));
+    assert_eq!(rig.lease(Q), []);
+    rig.settle();
+    assert_eq!(rig.idle(P), 2);
+    rig.release(first);
+    assert!(!rig.slots.shut_out(Q), "a place comes free");
+    rig.settle();
+    assert_eq!(rig.slots.waiting(Q), 0);
+    rig.release(second);
+}
+
+#[test]
+fn a_pool_that_has_failed_for_long_is_tried_beside_saturated_ones() {
+    for creators in 1..=3 {
+        let mut rig = Rig::new(&[40, 40], creators);
+        rig.fill(Q, 1);
+        let probe = starts(&rig.target(P, 1, &[]))[0];
+        rig.fail(probe);
+        (0..30).for_each(|_| _ = rig.lease(Q));
+        rig.now += 100 * SECOND;
+        let tried = (0..10).map(|_| rig.next().pool).filter(|pool| *pool == P).count();
+        assert!(tried >= 1, "{creators} creators");
+    }
+}
+
+#[test]
+fn a_pool_whose_containers_end_at_once_is_tried_one_at_a_time() {
+    let mut rig = Rig::filled(4);
+    let until = rig.now + SECOND;
+    rig.slots.mistrust(P, until);
+    let dead: Vec<SlotId> = (0..4).map(|serial| SlotId { pool: P, serial }).collect();
+    let begun: Vec<Action> =
+        dead.iter().flat_map(|slot| rig.act(|s, t, o| s.died(*slot, None, t, o))).collect();
+    assert_eq!(starts(&begun), []);
+    rig.gone();
+    assert_eq!(starts(&rig.tick(SECOND)).len(), 1);
+}
+
+#[test]
+fn what_is_left_from_before_a_change_counts_as_the_larger_kind() {
+    let big = Bounds { memory: 4, ..bounds(9) };
+    let mut rig = Rig::with(&[big], Budget { memory: 8, ..Budget::creations(9) });
+    rig.fill(P, 2);
+    let leased = granted(&rig.lease(P)).0;
+    rig.slots.set_bounds(P, Bounds { memory: 1, ..big });
+    rig.roll(P);
+    rig.target(P, 6, &[]);
+    rig.settle();
+    assert!(rig.idle(P) <= 1, "one of 4 is at work: {}", rig.idle(P));
+    rig.release(leased);
+    rig.settle();
+    assert_eq!(rig.idle(P), 6);
 }
