@@ -159,15 +159,18 @@ fn fake_engine(architecture: &'static str) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let mut reader = BufReader::new(&stream);
-            let mut line = String::new();
-            while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
-                line.clear();
-            }
-            let body =
-                format!("{{\"Architecture\":\"{architecture}\",\"ServerVersion\":\"99.0\",\"NCPU\":1}}");
-            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
-            let _ = write!(&stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            // Each for itself: one may be opened and not used.
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(&stream);
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
+                    line.clear();
+                }
+                let body =
+                    format!("{{\"Architecture\":\"{architecture}\",\"ServerVersion\":\"99.0\",\"NCPU\":1}}");
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+                let _ = write!(&stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len());
+            });
         }
     });
     address

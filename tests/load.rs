@@ -167,29 +167,41 @@ fn random_jobs_hit_at_half_of_what_the_engine_can_do_and_a_step_is_followed() {
 fn a_broken_pool_leaves_another_s_start_up_alone() {
     let _alone = QUIET.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     run(async |site: &Site| {
-        let good = "idle = 6\nconcurrency = 4";
-        let bad = "idle = 6\nconcurrency = 4\nuser = \"nobody-by-this-name\"";
-        let time = Duration::from_secs(30);
-        let mut ratios = Vec::new();
-        for round in 0..3 {
+        let good = "idle = 10\nconcurrency = 4";
+        let bad = "idle = 10\nconcurrency = 4\nuser = \"nobody-by-this-name\"";
+        let time = Duration::from_secs(40);
+        let (mut all_alone, mut all_beside) = (Phase::default(), Phase::default());
+        for round in 0..4 {
             let worker = site.worker().pool("box", good).full().await;
-            let alone = poisson(site, &worker, "box", 2.0, time).await;
+            let alone = poisson(site, &worker, "box", 3.0, time).await;
             assert!(worker.stop().await.success());
             let worker = site.worker().pool("box", good).pool("broken", bad).start().await;
-            worker.until_one(async |p| p["idle"] == 6).await;
-            let beside = poisson(site, &worker, "box", 2.0, time).await;
+            worker.until_one(async |p| p["idle"] == 10).await;
+            // Not the first few tries, which follow each other within seconds: what goes on for as long as nobody mends it.
+            let tries = async || {
+                worker
+                    .metrics()
+                    .await
+                    .get("prewarm_containers_retired_total", &[("pool", "broken"), ("reason", "failed")])
+            };
+            eventually("it has failed a few times", async || (tries().await >= 7.0).then_some(())).await;
+            let beside = poisson(site, &worker, "box", 3.0, time).await;
             let broken = worker.pool("broken").await;
             assert_eq!((&broken["able"], &broken["idle"]), (&json!(false), &json!(0)), "{broken}");
             assert!(worker.stop().await.success());
             alone.show(&format!("round {round}: alone"));
             beside.show(&format!("round {round}: beside a broken pool"));
             assert!(beside.hit_rate() >= alone.hit_rate() - 0.05);
-            ratios.push(beside.quantile(0.99) / alone.quantile(0.99));
-            if ratios[round] <= 1.5 {
+            // One job in a hundred decides: what comes together over the rounds says more than any of them.
+            all_alone.startups.extend(alone.startups);
+            all_beside.startups.extend(beside.startups);
+            let ratio = all_beside.quantile(0.99) / all_alone.quantile(0.99);
+            println!("p99 beside a broken pool, to alone: {ratio:.2}");
+            if ratio <= 1.5 {
                 return;
             }
         }
-        panic!("p99 beside a broken pool, to alone: {ratios:.2?}");
+        panic!("a broken pool slows another's jobs");
     });
 }
 
