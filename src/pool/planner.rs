@@ -119,7 +119,10 @@ impl Planner {
 
     /// A job came.
     pub fn arrived(&mut self, pool: usize, hit: bool, now: Instant) {
-        self.pools[pool].demand.arrived(hit, now);
+        let pool = &mut self.pools[pool];
+        pool.demand.arrived(hit, now);
+        pool.jobs += 1;
+        pool.missed += u64::from(!hit);
     }
 
     /// A container was made; it kept a creator busy for this long, with so many of the host's creations under way on

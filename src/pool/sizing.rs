@@ -206,6 +206,8 @@ impl WarmTimes {
     /// Before it is known what one more at work costs, it is taken for this share of what one takes alone: half way
     /// between an engine with a core for each creator and one that has nothing to gain.
     const SHARED: f64 = 0.5;
+    /// The line is drawn no further than to so many at work: the most that can be configured.
+    const MOST: f64 = 64.0;
     /// What that guess weighs, against creations times the variance of how many were at work.
     const GUESS: f64 = 4.0;
 
@@ -246,7 +248,7 @@ impl WarmTimes {
         let unexplained = (variance - slope * slope * spread / count).max(0.0);
 
         let variation = if known { unexplained / (mean * mean) } else { 1.0 };
-        Pace { mean, alone: at(1.0), full: at(creators.max(1.0)), variation, p95 }
+        Pace { mean, alone: at(1.0), full: at(creators.clamp(1.0, Self::MOST)), variation, p95 }
     }
 
     fn last(&self, n: usize) -> impl Iterator<Item = f64> {

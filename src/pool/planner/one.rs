@@ -1,6 +1,7 @@
 //! One pool's size: what its jobs need now, and what they needed until lately.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use super::super::demand::Demand;
@@ -15,11 +16,15 @@ const NOTED_EVERY: Duration = Duration::from_secs(5);
 /// Targets are lowered by a step each.
 const SHRINK_EVERY: Duration = Duration::from_secs(5);
 /// How often a size is judged by its hits.
-const JUDGED_EVERY: Duration = Duration::from_secs(60);
-/// Fewer jobs a minute say nothing about a share of hits.
-const JUDGEABLE: u64 = 20;
-/// Half of a correction is taken back after so many good minutes.
-const GOOD_MINUTES: u32 = 5;
+const JUDGED_EVERY: Duration = Duration::from_secs(15);
+/// After a large change misses tell of the change, not of the size, for this long.
+const SETTLED: Duration = Duration::from_secs(60);
+/// Fewer jobs say nothing about a share of hits.
+const JUDGEABLE: f64 = 10.0;
+/// The share of the misses that the goal allows which is aimed at. Who aims at all of them misses the goal half of the time.
+const AIM: f64 = 0.6;
+/// How much each miss adds to a size. A whole one would follow chance; a tenth would take an hour.
+const PER_MISS: f64 = 0.25;
 /// Sizes are computed for creators that are busy for at most this share of the time. Beyond, every percent more asks for
 /// much more, and an estimate isn't exact to the percent.
 const BUSIEST: f64 = 0.95;
@@ -51,15 +56,19 @@ pub(super) struct Planned {
     size: usize,
     /// After it, as of the plan before.
     pub(super) target: usize,
-    grown: Instant,
     shrunk: Instant,
     /// What was needed, now and then, the newest last.
     needed: VecDeque<usize>,
     noted: Instant,
     correction: usize,
+    /// The correction before it is rounded.
+    excess: f64,
     judged: Instant,
-    good_minutes: u32,
-    /// Containers made since `judged`.
+    /// When the size last grew by much at once.
+    stepped: Instant,
+    /// Jobs, misses, and containers made since `judged`.
+    pub(super) jobs: u64,
+    pub(super) missed: u64,
     pub(super) made: u64,
     /// Leased and removing containers, averaged over half a minute.
     busy_average: f64,
@@ -94,13 +103,15 @@ impl Planned {
             jitter,
             size: 0,
             target: 0,
-            grown: now,
             shrunk: now,
             needed: VecDeque::new(),
             noted: now,
             correction: 0,
+            excess: 0.0,
             judged: now,
-            good_minutes: 0,
+            stepped: now,
+            jobs: 0,
+            missed: 0,
             made: 0,
             busy_average: 0.0,
             busy: 0,
@@ -144,7 +155,7 @@ impl Planned {
         let bearable = Load { rate: (load.rate + caution * error).min(most), ..load };
         self.misses = bearable.misses(self.limits.max);
         let (jobs, missed) = self.demand.last_minute(now);
-        self.judge(jobs, missed, &load, now);
+        self.judge(&load, now);
         let (needed, reason) = match self.needed(now) {
             (size, Reason::Demand | Reason::Max) if strained && sure => (size, Reason::Unreachable),
             found => found,
@@ -154,8 +165,10 @@ impl Planned {
             self.needed.clear();
             self.size = needed;
         } else if wanted > self.size {
+            if wanted - self.size > 1 {
+                self.stepped = now;
+            }
             self.size = wanted;
-            self.grown = now;
         } else {
             self.shrink(wanted, now);
         }
@@ -219,37 +232,31 @@ impl Planned {
         medians.chain([needed]).max().unwrap_or(needed)
     }
 
-    /// Models are wrong somewhere: where the goal is missed by more than chance, more is added, and taken
-    /// back when it has been reached for a while.
-    fn judge(&mut self, jobs: u64, missed: u64, load: &Load, now: Instant) {
+    /// Models are wrong somewhere. So each miss adds a little, and each hit takes as much less as there may be hits for
+    /// each miss: in the long run the goal is met with a margin, and where the model promises too little nothing is added.
+    fn judge(&mut self, load: &Load, now: Instant) {
         if now.saturating_duration_since(self.judged) < JUDGED_EVERY {
             return;
         }
         self.judged = now;
-        let made = std::mem::take(&mut self.made);
-        let settled = now.saturating_duration_since(self.grown) >= JUDGED_EVERY;
+        let (jobs, missed, made) =
+            (mem::take(&mut self.jobs), mem::take(&mut self.missed), mem::take(&mut self.made));
+        let settled = now.saturating_duration_since(self.stepped) >= SETTLED;
         // If containers were not made as fast as jobs came, or the host had no place for them, that was the reason.
-        let kept_up = made * 10 >= jobs * 9 && load.sustainable();
-        if !settled || !kept_up || jobs < JUDGEABLE || self.target < self.size {
+        let kept_up = made * 10 >= jobs * 8 && load.sustainable();
+        if !settled || !kept_up || self.target < self.size {
             return;
         }
-        let allowed = (1.0 - self.limits.hit_target) * jobs as f64;
-        // Misses come in clumps: the fuller the creators' day, the larger.
-        let clump = load.dispersion / (1.0 - load.offered() / load.creators);
-        let chance = 3.0 * (allowed * clump).sqrt().max(1.0);
-        if missed as f64 > allowed + chance {
-            // The further from the goal, the more.
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
-            let more = (self.size as f64 * missed as f64 / jobs as f64).ceil() as usize;
-            self.correction = (self.correction + more.max(1)).min(self.limits.max);
-            self.good_minutes = 0;
-        } else if missed as f64 <= allowed {
-            self.good_minutes += 1;
-            if self.good_minutes >= GOOD_MINUTES {
-                self.good_minutes = 0;
-                self.correction /= 2;
-            }
+        let (jobs, missed) = (jobs as f64, missed as f64);
+        self.excess += PER_MISS * (missed - AIM * (1.0 - self.limits.hit_target) * jobs);
+        if missed * 2.0 > jobs && jobs >= JUDGEABLE {
+            // Far from it, by something that no model knows.
+            self.excess += self.size as f64 * missed / jobs;
         }
+        self.excess = self.excess.clamp(0.0, self.limits.max as f64);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the limits")]
+        let correction = self.excess as usize;
+        self.correction = correction;
     }
 
     fn shrink(&mut self, wanted: usize, now: Instant) {

@@ -92,7 +92,7 @@ fn misses_that_no_formula_explains_are_corrected() {
     rig.go(180, &[5.0], false, true);
     let after = rig.planner.sizing(0);
     assert!(after.target > before && after.correction > 0, "{after:?}");
-    rig.go(2400, &[5.0], true, true);
+    rig.go(7200, &[5.0], true, true);
     assert_eq!(rig.planner.sizing(0).correction, 0);
 }
 
