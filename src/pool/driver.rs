@@ -1,23 +1,25 @@
 //! The one task that owns the slots: commands in, actions out. It never waits for an engine; what takes time
 //! runs in tasks of its own, which report back by command.
 
-use std::collections::{HashMap, HashSet};
+mod command;
+mod managed;
+mod upkeep;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
-use tokio_util::task::AbortOnDropHandle;
 
-use super::metrics::PoolSeries;
-use super::planner::{self, Limits, Planner};
-use super::recipe::{Prepared, Recipe};
-use super::slots::{Action, Bounds, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
-use super::status::{ContainerStatus, PoolStatus};
+pub(super) use command::{Command, Grant, Known, Leftovers};
+pub(super) use managed::{Managed, bounds, limits};
+
+use super::planner::Planner;
+use super::slots::{Action, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
 use super::{Lease, warm};
-use crate::config::{PoolConfig, Pull};
 use crate::contract::event::LeaseKind;
-use crate::engine::{ContainerId, EngineError, Stop};
+use crate::engine::{ContainerId, Stop};
 use crate::retry::Backoff;
 
 /// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
@@ -27,86 +29,8 @@ const REFILL_GRACE: Duration = Duration::from_millis(10);
 /// Containers that are removed at once. The engine does no more of them at a time, and needs some time for others' requests.
 const REMOVALS: usize = 8;
 
-/// An idle container that ends sooner after it was ready is a sign that something is wrong with it.
-const SHORT_LIFE: Duration = Duration::from_secs(10);
-/// So long after such a death the next container that is ready is no proof that all is well.
-const MISTRUST: Duration = Duration::from_secs(120);
-
 /// How often targets are computed anew.
 const PLAN_EVERY: Duration = Duration::from_millis(500);
-
-/// What the driver is told.
-pub(super) enum Command {
-    /// Somebody wants a container.
-    Lease { pool: PoolIndex, waiter: WaiterId, reply: oneshot::Sender<Lease> },
-    /// Whoever waited has gone, served or not.
-    Leave(PoolIndex, WaiterId),
-    /// A container is ready; `handoff` is the way to the task that holds it.
-    Ready {
-        slot: SlotId,
-        container: ContainerId,
-        handoff: oneshot::Sender<Grant>,
-        recipe: Arc<Recipe>,
-        image: String,
-        /// From creation to ready.
-        warmup: Duration,
-        /// How long this creation took one of those that may be under way at once.
-        kept_busy: Duration,
-    },
-    /// A container could not be made ready; it may exist.
-    Failed { slot: SlotId, container: Option<ContainerId>, error: String },
-    /// An idle container ended, perhaps after it was granted and before it was handed over.
-    Died { slot: SlotId, grant: Option<Grant> },
-    /// A recipe has been prepared, or could not be.
-    Prepared { pool: PoolIndex, recipe: Arc<Recipe>, outcome: Result<Prepared, EngineError> },
-    /// The engine says of an idle container that it doesn't run.
-    Stopped(SlotId, Stop),
-    /// Nobody answers where the engine was.
-    EngineIsAway,
-    /// The engine answers again.
-    EngineIsBack,
-    /// Somebody wants to know which containers there should be.
-    Known(oneshot::Sender<Known>),
-    /// A lease ended.
-    Released(SlotId, Reason),
-    /// A container is gone.
-    Gone(SlotId),
-    /// This is what the image of this name is now.
-    Image { pool: PoolIndex, name: String, id: String },
-    /// A pool is configured otherwise.
-    Reload(PoolIndex, Arc<PoolConfig>),
-    /// Somebody wants to know how the pools are.
-    Status(oneshot::Sender<Vec<PoolStatus>>),
-    /// Retire everything, and answer when nothing is left.
-    Drain(oneshot::Sender<Leftovers>),
-}
-
-/// Whether the engine may have containers that the pools don't know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leftovers {
-    /// All that was asked for was heard of.
-    None,
-    /// A request failed that may have been carried out all the same.
-    Possible,
-}
-
-/// Which containers there should be.
-#[derive(Debug, Default)]
-pub(super) struct Known {
-    /// Idle ones.
-    pub idle: Vec<(SlotId, ContainerId)>,
-    /// All whose ids are known.
-    pub held: Vec<ContainerId>,
-    /// The names of those that are being created.
-    pub names: HashSet<String>,
-}
-
-/// To whom an idle container is handed over.
-pub(super) struct Grant {
-    pub waiter: WaiterId,
-    pub reply: oneshot::Sender<Lease>,
-    pub kind: LeaseKind,
-}
 
 /// Where a slot's container is, and the way to the task that holds it while it is idle.
 struct Held {
@@ -118,28 +42,6 @@ struct Held {
 struct Waiting {
     reply: oneshot::Sender<Lease>,
     kind: LeaseKind,
-}
-
-/// One pool, as the driver sees it.
-pub(super) struct Managed {
-    pub recipe: Arc<Recipe>,
-    /// None while the engine may lack what the recipe needs.
-    pub prepared: Option<Prepared>,
-    /// The task that sees to that.
-    pub preparing: Option<AbortOnDropHandle<()>>,
-    /// Whether this recipe's image has been pulled as its configuration says.
-    pub pulled: bool,
-    pub backoff: Backoff,
-    /// When a container last ended soon after it was ready.
-    pub mistrusted: Option<Instant>,
-    pub able: watch::Sender<bool>,
-    pub config: watch::Sender<Arc<PoolConfig>>,
-    pub last_failure: Option<String>,
-    /// The image of the containers that are made now.
-    pub image: Option<String>,
-    /// Whether it has been said that the goal is out of reach.
-    pub complained: bool,
-    pub series: PoolSeries,
 }
 
 pub(super) struct Driver {
@@ -156,27 +58,6 @@ pub(super) struct Driver {
     engine_is_away: bool,
     removals: Arc<Semaphore>,
     actions: Vec<Action>,
-}
-
-/// What a pool may have, from its configuration.
-pub(super) fn bounds(config: &PoolConfig) -> Bounds {
-    Bounds {
-        slots: config.idle.max + config.concurrency,
-        reserved: config.idle.min,
-        memory: config.memory.unwrap_or(0),
-        max_age: config.idle.max_age,
-    }
-}
-
-/// What the planner may plan with, from a pool's configuration.
-pub(super) fn limits(config: &PoolConfig) -> Limits {
-    Limits {
-        min: config.idle.min,
-        max: config.idle.max,
-        hit_target: config.idle.hit_target,
-        ttl: config.idle.ttl,
-        memory: config.memory.unwrap_or(0),
-    }
 }
 
 impl Driver {
@@ -429,243 +310,6 @@ impl Driver {
             }
             let _ = commands.send(Command::Gone(slot));
         });
-    }
-
-    fn recovered(&mut self, pool: PoolIndex, recipe: &Arc<Recipe>, image: String, warmup: Duration) {
-        let pool = &mut self.pools[pool.0];
-        pool.series.warmup.observe(warmup.as_secs_f64());
-        // If they end soon after, being ready says nothing.
-        let trusted = pool.mistrusted.is_none_or(|at| now().saturating_duration_since(at) > MISTRUST);
-        if trusted {
-            pool.backoff.reset();
-        }
-        if trusted && pool.last_failure.take().is_some() {
-            tracing::info!(pool = %pool.recipe.pool, "containers can be started again");
-        } else if pool.image.is_none() {
-            tracing::info!(pool = %pool.recipe.pool, image = %pool.recipe.config.image, "first container ready after {warmup:?}");
-        }
-        if Arc::ptr_eq(recipe, &pool.recipe) {
-            pool.image = Some(image);
-        }
-    }
-
-    fn failed(&mut self, slot: SlotId, error: String, now: Instant) {
-        let pool = &mut self.pools[slot.pool.0];
-        let name = pool.recipe.pool.clone();
-        let backoff = &mut pool.backoff;
-        let mut until = || {
-            let delay = backoff.next();
-            tracing::warn!(pool = %name, "a container could not be made ready, next try in {delay:?}: {error}");
-            now + delay
-        };
-        let mut held = None;
-        self.slots.failed(slot, || *held.insert(until()), now, &mut self.actions);
-        pool.last_failure = Some(error);
-        if let Some(until) = held {
-            // The image or the init volume may be what is missing.
-            self.prepare(slot.pool, until.saturating_duration_since(now));
-        }
-    }
-
-    /// Sees to it, after a moment, that the engine has what a pool's containers need. No creation is begun meanwhile: a
-    /// pull may take long, and is not to keep creators from others.
-    fn prepare(&mut self, pool: PoolIndex, after: Duration) {
-        let managed = &mut self.pools[pool.0];
-        managed.prepared = None;
-        self.slots.unprepared(pool);
-        let (recipe, commands) = (Arc::clone(&managed.recipe), self.commands.clone());
-        let pull = match recipe.config.pull {
-            // Once is enough: the registry may be away, and the image is here.
-            Pull::Always if managed.pulled => Pull::Missing,
-            pull => pull,
-        };
-        let task = async move {
-            tokio::time::sleep(after).await;
-            let outcome = recipe.prepare(pull).await;
-            let _ = commands.send(Command::Prepared { pool, recipe, outcome });
-        };
-        managed.preparing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
-    }
-
-    fn prepared(
-        &mut self,
-        pool: PoolIndex,
-        recipe: &Arc<Recipe>,
-        outcome: Result<Prepared, EngineError>,
-        now: Instant,
-    ) {
-        let managed = &mut self.pools[pool.0];
-        if !Arc::ptr_eq(recipe, &managed.recipe) || self.drained.is_some() {
-            return;
-        }
-        match outcome {
-            Ok(prepared) => {
-                managed.pulled = true;
-                managed.prepared = Some(prepared);
-                managed.preparing = None;
-                self.slots.prepared(pool, now, &mut self.actions);
-            }
-            Err(error) => {
-                let delay = managed.backoff.next();
-                tracing::warn!(pool = %recipe.pool, "no container can be made yet, next try in {delay:?}: {error}");
-                managed.last_failure = Some(error.to_string());
-                self.prepare(pool, delay);
-            }
-        }
-    }
-
-    /// A container that ends right after it was ready is no better than one that never was.
-    fn note_death(&mut self, slot: SlotId, now: Instant) {
-        let Some(held) = self.held.get(&slot) else { return };
-        let lived = now.saturating_duration_since(held.since);
-        // One that a job has is the job's affair.
-        if lived >= SHORT_LIFE || self.slots.state(slot) != Some(State::Idle) {
-            return;
-        }
-        let pool = &mut self.pools[slot.pool.0];
-        let delay = pool.backoff.next();
-        let error = format!("container {} ended {lived:?} after it was ready", held.container);
-        tracing::warn!(pool = %pool.recipe.pool, "next try in {delay:?}: {error}");
-        pool.mistrusted = Some(now);
-        pool.last_failure = Some(error);
-        self.slots.mistrust(slot.pool, now + delay);
-    }
-
-    fn image_is(&mut self, pool: PoolIndex, name: &str, image: String, now: Instant) {
-        let managed = &mut self.pools[pool.0];
-        if managed.recipe.config.image != name {
-            return;
-        }
-        let Some(old) = managed.image.clone().filter(|old| *old != image) else { return };
-        tracing::info!(
-            pool = %managed.recipe.pool, name = managed.recipe.config.image, %old, new = %image,
-            "the image is another now: idle containers are replaced one by one"
-        );
-        managed.image = Some(image);
-        managed.recipe = Arc::new(managed.recipe.with(Arc::clone(&managed.recipe.config)));
-        self.prepare(pool, Duration::ZERO);
-        self.slots.roll(pool, now, &mut self.actions);
-    }
-
-    fn reload(&mut self, pool: PoolIndex, config: Arc<PoolConfig>, now: Instant) {
-        let managed = &mut self.pools[pool.0];
-        let same = managed.recipe.config.container() == config.container();
-        if managed.recipe.config.image != config.image {
-            (managed.image, managed.pulled) = (None, false);
-        }
-        managed.recipe = Arc::new(managed.recipe.with(Arc::clone(&config)));
-        managed.config.send_replace(Arc::clone(&config));
-        managed.complained = false;
-        self.planner.set_limits(pool.0, limits(&config));
-        self.slots.set_bounds(pool, bounds(&config));
-        // What was being prepared, was for the recipe of before.
-        if !same || managed.prepared.is_none() {
-            self.prepare(pool, Duration::ZERO);
-        }
-        let managed = &self.pools[pool.0];
-        if !same {
-            tracing::info!(pool = %managed.recipe.pool, "configured otherwise: idle containers are replaced one by one");
-            self.slots.roll(pool, now, &mut self.actions);
-        }
-        self.plan();
-    }
-
-    /// Creations under way, over all pools.
-    fn creating(&self) -> usize {
-        (0..self.pools.len()).map(|pool| self.slots.count(PoolIndex(pool), State::Starting)).sum()
-    }
-
-    fn known(&self) -> Known {
-        let idle = |(slot, held): (&SlotId, &Held)| {
-            (self.slots.state(*slot) == Some(State::Idle)).then(|| (*slot, held.container.clone()))
-        };
-        let name = |slot: &SlotId| self.pools[slot.pool.0].recipe.container_name(*slot);
-        Known {
-            idle: self.held.iter().filter_map(idle).collect(),
-            held: self.held.values().map(|held| held.container.clone()).collect(),
-            names: self.under_way.keys().map(name).collect(),
-        }
-    }
-
-    /// Lets everybody see how it is now.
-    fn publish(&self) {
-        for (index, pool) in self.pools.iter().enumerate() {
-            let index = PoolIndex(index);
-            for state in State::ALL {
-                pool.series.containers(state).set(self.slots.count(index, state) as i64);
-            }
-            pool.series.target.set(self.slots.target(index) as i64);
-            let idle = self.slots.count(index, State::Idle) > 0;
-            let reachable = idle || !self.engine_is_away;
-            let now = self.slots.able(index) && !self.slots.shut_out(index) && reachable;
-            pool.able.send_if_modified(|able| std::mem::replace(able, now) != now);
-        }
-    }
-
-    fn status(&self) -> Vec<PoolStatus> {
-        let containers = |pool: PoolIndex| {
-            let mine = self.held.iter().filter(|(slot, _)| slot.pool == pool);
-            let mut all: Vec<_> = mine
-                .filter_map(|(slot, held)| {
-                    Some((*slot, ContainerStatus::new(&held.container, self.slots.state(*slot)?)))
-                })
-                .collect();
-            all.sort_by_key(|(slot, _)| *slot);
-            all.into_iter().map(|(_, container)| container).collect()
-        };
-        let status = |(index, pool): (usize, &Managed)| {
-            let index = PoolIndex(index);
-            let count = |state| self.slots.count(index, state);
-            let config = &pool.recipe.config;
-            PoolStatus {
-                pool: pool.recipe.pool.clone(),
-                image: config.image.clone(),
-                image_id: pool.image.clone(),
-                able: self.slots.able(index)
-                    && (self.slots.count(index, State::Idle) > 0 || !self.engine_is_away),
-                idle_min: config.idle.min,
-                idle_max: config.idle.max,
-                memory: config.memory,
-                target: self.slots.target(index),
-                sizing: self.planner.sizing(index.0),
-                starting: count(State::Starting),
-                idle: count(State::Idle),
-                stale: self.slots.stale(index),
-                leased: count(State::Leased),
-                removing: count(State::Removing),
-                waiting: self.slots.waiting(index),
-                last_failure: pool.last_failure.clone(),
-                containers: containers(index),
-            }
-        };
-        self.pools.iter().enumerate().map(status).collect()
-    }
-}
-
-impl Managed {
-    /// Says once that the goal can't be reached, and what would help.
-    fn complain(&mut self, sizing: planner::Sizing) {
-        let needed = sizing.rate * sizing.warm_seconds;
-        let (pool, goal) = (&self.recipe.pool, sizing.hit_target);
-        match sizing.reason {
-            planner::Reason::Unreachable if !self.complained => tracing::warn!(
-                %pool, rate = sizing.rate, warm_seconds = sizing.warm_seconds, creators = sizing.creators,
-                "jobs come faster than containers can be made: no number of idle ones reaches hit_target = {goal}. It takes \
-                 more than {needed:.1} creations at once; what helps: another worker on another host, engine.creations if \
-                 its host has idle cores, containers that start faster (network = \"none\" or \"host\")"
-            ),
-            planner::Reason::Max if !self.complained => tracing::warn!(
-                %pool, rate = sizing.rate, expected_hit_rate = sizing.expected_hit_rate,
-                "idle.max = {} is not enough for hit_target = {goal}: raise it, or take the misses", sizing.target
-            ),
-            planner::Reason::Unreachable | planner::Reason::Max => {}
-            // Not at the edge, or it would be said again and again.
-            _ => {
-                self.complained &=
-                    needed > 0.8 * sizing.creators || sizing.target * 5 > self.recipe.config.idle.max * 4
-            }
-        }
-        self.complained |= matches!(sizing.reason, planner::Reason::Unreachable | planner::Reason::Max);
     }
 }
 
