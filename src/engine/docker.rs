@@ -232,6 +232,7 @@ impl Engine for Docker {
             match self.create_named(&name, Op::InstallInit, body.clone()).await {
                 Ok(id) => break id,
                 Err(EngineError { fault: Fault::Refused(m), .. }) if m.contains("already in use") => {
+                    tracing::debug!("the volume of init is being filled by somebody else: {m}");
                     if begun.elapsed() > FILL_PATIENCE {
                         self.remove(&ContainerId::new(&name)).await?;
                     }

@@ -150,6 +150,7 @@ impl Session {
 
     async fn consume(shared: &Shared, queue: &str, link: Arc<Link>) -> Result<Session, Fault> {
         let channel = link.channel().await?;
+        let unfinished = Unfinished(Some(channel.clone()));
         link.ask("setting the prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
         // A new tag each time: lapin routes deliveries by tag, and an old one may still be on its way out.
         let tag = format!("{:.64}-{}", shared.worker, Uuid::now_v7().simple());
@@ -160,6 +161,7 @@ impl Session {
             FieldTable::default(),
         );
         let deliveries = link.ask("starting to consume", consume).await?;
+        unfinished.finished();
         Ok(Session { link, channel, deliveries })
     }
 
@@ -193,6 +195,26 @@ impl Session {
             }
         }
         self.close().await;
+    }
+}
+
+/// A channel that may have been told to consume, and of which nobody may ever take a delivery: a seat can be paused at any
+/// moment of its opening. Dropped, it closes the channel, and the broker takes back what it has given to it.
+struct Unfinished(Option<Channel>);
+
+impl Unfinished {
+    fn finished(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // One that is closed already must not be closed again; see `Link::close_channel`.
+        if let Some(channel) = self.0.take().filter(|channel| channel.status().connected()) {
+            // As with receipts, one poll queues the frame.
+            _ = channel.close(200, short("not needed any more")).now_or_never();
+        }
     }
 }
 

@@ -77,7 +77,9 @@ impl Driver {
         };
         let task = async move {
             tokio::time::sleep(after).await;
+            tracing::debug!(pool = %recipe.pool, "preparing");
             let outcome = recipe.prepare(pull).await;
+            tracing::debug!(pool = %recipe.pool, failed = outcome.is_err(), "prepared");
             let _ = commands.send(Command::Prepared { pool, recipe, outcome });
         };
         managed.preparing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
