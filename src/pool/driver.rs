@@ -155,15 +155,12 @@ impl Driver {
                 }
             }
             Command::Prepared { pool, recipe, outcome } => self.prepared(pool, &recipe, outcome, now),
-            // Of a leased one its job will tell.
-            Command::Stopped(slot, _) if self.slots.state(slot) != Some(State::Idle) => {}
-            Command::Stopped(slot, stop) => {
-                let container = self.held.get(&slot).map(|held| held.container.to_string());
-                tracing::info!(
-                    container,
-                    ?stop,
-                    "an idle container was stopped from outside: it is replaced"
-                );
+            Command::Stopped(container, stop) => {
+                let slot = self.held.iter().find(|(_, held)| held.container == container);
+                // Of a leased one its job will tell.
+                let idle = |slot: &SlotId| self.slots.state(*slot) == Some(State::Idle);
+                let Some(slot) = slot.map(|(slot, _)| *slot).filter(idle) else { return };
+                tracing::info!(%container, ?stop, "an idle container was stopped from outside: it is replaced");
                 match stop {
                     Stop::Ended => {
                         self.note_death(slot, now);

@@ -64,10 +64,7 @@ async fn follow(pools: &Pools, away: &mut bool) -> EngineError {
             }
             stop = stops.next() => match stop {
                 Some(Ok((container, stop))) => {
-                    let idle = known(pools).await.and_then(|k| k.idle.into_iter().find(|(_, id)| *id == container));
-                    if let Some((slot, _)) = idle {
-                        let _ = pools.commands.send(Command::Stopped(slot, stop));
-                    }
+                    let _ = pools.commands.send(Command::Stopped(container, stop));
                 }
                 Some(Err(error)) => return error,
                 None => return EngineError::events_ended(),
@@ -82,13 +79,13 @@ async fn compare(pools: &Pools) -> Result<(), EngineError> {
     let Some(before) = known(pools).await else { return Ok(()) };
     let listed = list(pools).await?;
     let states: HashMap<_, _> = listed.iter().map(|l| (&l.id, l.state)).collect();
-    for (slot, container) in before.idle {
+    for container in before.idle {
         let stop = match states.get(&container) {
             Some(ContainerState::Running) => continue,
             Some(ContainerState::Paused) => Stop::Paused,
             _ => Stop::Ended,
         };
-        let _ = pools.commands.send(Command::Stopped(slot, stop));
+        let _ = pools.commands.send(Command::Stopped(container, stop));
     }
     // What is known last: what was begun before the list is known by now, or has failed, or is being removed.
     if let Some(now) = known(pools).await {

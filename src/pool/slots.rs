@@ -117,8 +117,7 @@ impl Slots {
     pub fn shut_out(&self, pool: PoolIndex) -> bool {
         let p = &self.pools[pool.0];
         let lacking = p.count(State::Idle) + p.starting.len() + p.removing.len() == 0;
-        let kept = |p: &Pool| p.total() - p.removing.len() - p.dispensable();
-        lacking && !self.fits(self.pools.iter().map(|p| p.load(kept(p))).sum::<Load>() + p.load(1))
+        lacking && !self.fits(self.kept() + p.load(1))
     }
 
     /// Whether a pool's last creation failed.
@@ -170,10 +169,8 @@ impl Slots {
         while let Some((slot, _)) = p.fresh.pop_first() {
             p.stale.insert(slot, Reason::Rolled);
         }
-        if let Trust::Failing(_) = p.trust {
-            // It may be what mends it.
-            p.trust = Trust::Failing(now);
-        }
+        // It may be what mends it.
+        p.retry(now);
         self.refill(now, out);
     }
 
@@ -201,8 +198,7 @@ impl Slots {
         }
         p.trust = Trust::Proven;
         if self.draining {
-            p.removing.insert(slot);
-            out.push(Action::Remove(slot, Reason::Drained));
+            p.retire(slot, Reason::Drained, out);
             return;
         }
         p.idle(slot, now);
@@ -225,24 +221,20 @@ impl Slots {
         if !p.starting.remove(&slot) {
             return;
         }
-        if !matches!(p.trust, Trust::Failing(_)) || slot.serial >= p.judged {
-            p.trust = Trust::Failing(until());
-            p.judged = self.next_serial;
+        if !p.fails() || slot.serial >= p.judged {
+            p.fail(until(), self.next_serial);
         }
-        p.removing.insert(slot);
-        out.push(Action::Remove(slot, Reason::Failed));
+        p.retire(slot, Reason::Failed, out);
         self.refill(now, out);
     }
 
     /// An idle slot's container ended. If it was just granted, `waiter` is who got it: they wait again, first in line.
     pub fn died(&mut self, slot: SlotId, waiter: Option<WaiterId>, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[slot.pool.0];
-        let idle = p.fresh.remove(&slot).is_some() || p.stale.remove(&slot).is_some();
-        if !idle && !p.leased.remove(&slot) {
+        if !p.take_idle(slot) && !p.leased.remove(&slot) {
             return;
         }
-        p.removing.insert(slot);
-        out.push(Action::Remove(slot, Reason::Died));
+        p.retire(slot, Reason::Died, out);
         if let Some(waiter) = waiter {
             p.waiters.push_front(waiter);
             self.serve(slot.pool, out);
@@ -252,17 +244,14 @@ impl Slots {
 
     /// A pool's containers become ready, and are no good all the same: it is treated as if the last creation had failed.
     pub fn mistrust(&mut self, pool: PoolIndex, until: Instant) {
-        let p = &mut self.pools[pool.0];
-        p.trust = Trust::Failing(until);
-        p.judged = self.next_serial;
+        self.pools[pool.0].fail(until, self.next_serial);
     }
 
     /// An idle slot's container is not to be trusted any more.
     pub fn doubted(&mut self, slot: SlotId, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[slot.pool.0];
-        if p.fresh.remove(&slot).is_some() || p.stale.remove(&slot).is_some() {
-            p.removing.insert(slot);
-            out.push(Action::Remove(slot, Reason::Doubt));
+        if p.take_idle(slot) {
+            p.retire(slot, Reason::Doubt, out);
             self.refill(now, out);
         }
     }
@@ -273,8 +262,7 @@ impl Slots {
         if !p.leased.remove(&slot) {
             return;
         }
-        p.removing.insert(slot);
-        out.push(Action::Remove(slot, reason));
+        p.retire(slot, reason, out);
         self.refill(now, out);
     }
 
@@ -286,11 +274,7 @@ impl Slots {
 
     /// What creations failed for may be over: pools that wait to try again needn't.
     pub fn retry(&mut self, now: Instant, out: &mut Vec<Action>) {
-        for p in &mut self.pools {
-            if let Trust::Failing(_) = p.trust {
-                p.trust = Trust::Failing(now);
-            }
-        }
+        self.pools.iter_mut().for_each(|p| p.retry(now));
         self.refill(now, out);
     }
 
@@ -320,8 +304,7 @@ impl Slots {
             p.target = 0;
             p.waiters.clear();
             while let Some(slot) = p.pop_idle() {
-                p.removing.insert(slot);
-                out.push(Action::Remove(slot, Reason::Drained));
+                p.retire(slot, Reason::Drained, out);
             }
         }
     }
@@ -342,8 +325,7 @@ impl Slots {
         let p = &mut self.pools[pool.0];
         while p.count(State::Idle) > p.target {
             let Some((slot, reason)) = p.pop_dispensable(Reason::Shrunk) else { break };
-            p.removing.insert(slot);
-            out.push(Action::Remove(slot, reason));
+            p.retire(slot, reason, out);
         }
     }
 
@@ -419,6 +401,11 @@ impl Slots {
         load.containers <= self.budget.containers && load.memory <= self.budget.memory
     }
 
+    /// What containers take that no job of another pool can have the place of, now or in a moment.
+    fn kept(&self) -> Load {
+        self.pools.iter().map(|p| p.load(p.total() - p.removing.len() - p.dispensable())).sum()
+    }
+
     /// What all containers take.
     fn load(&self) -> Load {
         self.pools.iter().map(|p| p.load(p.total())).sum()
@@ -456,8 +443,7 @@ impl Slots {
         let load = self.load();
         // What is being removed makes room by itself; what is idle can.
         let mut soon: Load = self.pools.iter().map(|p| p.load(p.total() - p.removing.len())).sum();
-        let kept = |p: &Pool| p.starting.len() + p.leased.len() + p.count(State::Idle) - p.dispensable();
-        let mut least: Load = self.pools.iter().map(|p| p.load(kept(p))).sum();
+        let mut least = self.kept();
         let mut needy: Vec<usize> = (0..self.pools.len()).collect();
         needy.sort_by_key(|i| self.pools[*i].waiters.front().copied());
         for needy in needy {
@@ -487,8 +473,7 @@ impl Slots {
     fn dispense(&mut self, pool: usize, reason: Reason, out: &mut Vec<Action>) {
         let p = &mut self.pools[pool];
         if let Some((slot, reason)) = p.pop_dispensable(reason) {
-            p.removing.insert(slot);
-            out.push(Action::Remove(slot, reason));
+            p.retire(slot, reason, out);
         }
     }
 }

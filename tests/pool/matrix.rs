@@ -15,18 +15,6 @@ use tokio_util::sync::CancellationToken;
 use crate::fake::{Fake, Fate, Init, TIMEOUT};
 use crate::{MINUTE, close, idle, name, run, start_all, until};
 
-const OPS: [Op; 9] = [
-    Op::Info,
-    Op::Inspect,
-    Op::InstallInit,
-    Op::Create,
-    Op::Attach,
-    Op::Start,
-    Op::Remove,
-    Op::List,
-    Op::Events,
-];
-
 const FATES: [Fate; 6] =
     [Fate::Done, Fate::Refused, Fate::DoneButFailed, Fate::Slow, Fate::TimedOut, Fate::DoneButTimedOut];
 
@@ -75,7 +63,7 @@ impl Rig {
 /// The same request fails in the first creation, and in a later one.
 #[tokio::test(start_paused = true)]
 async fn every_request_with_every_fate() {
-    for op in OPS {
+    for op in Op::ALL {
         for fate in FATES {
             let about = format!("{op:?} {fate:?}");
             let fake = Fake::new();

@@ -38,7 +38,7 @@ pub(in crate::pool) enum Command {
     /// A recipe has been prepared, or could not be.
     Prepared { pool: PoolIndex, recipe: Arc<Recipe>, outcome: Result<Prepared, EngineError> },
     /// The engine says of an idle container that it doesn't run.
-    Stopped(SlotId, Stop),
+    Stopped(ContainerId, Stop),
     /// Nobody answers where the engine was.
     EngineIsAway,
     /// The engine answers again.
@@ -72,7 +72,7 @@ pub(in crate::pool) enum Leftovers {
 #[derive(Debug, Default)]
 pub(in crate::pool) struct Known {
     /// Idle ones.
-    pub idle: Vec<(SlotId, ContainerId)>,
+    pub idle: Vec<ContainerId>,
     /// All whose ids are known.
     pub held: Vec<ContainerId>,
     /// The names of those that are being created.

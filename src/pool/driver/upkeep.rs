@@ -175,7 +175,7 @@ impl Driver {
 
     pub(super) fn known(&self) -> Known {
         let idle = |(slot, held): (&SlotId, &Held)| {
-            (self.slots.state(*slot) == Some(State::Idle)).then(|| (*slot, held.container.clone()))
+            (self.slots.state(*slot) == Some(State::Idle)).then(|| held.container.clone())
         };
         let name = |slot: &SlotId| self.pools[slot.pool.0].recipe.container_name(*slot);
         Known {
@@ -183,6 +183,12 @@ impl Driver {
             held: self.held.values().map(|held| held.container.clone()).collect(),
             names: self.under_way.keys().map(name).collect(),
         }
+    }
+
+    /// Whether a pool can serve, as far as is known.
+    fn able(&self, pool: PoolIndex) -> bool {
+        let idle = self.slots.count(pool, State::Idle) > 0;
+        self.slots.able(pool) && (idle || !self.engine_is_away)
     }
 
     /// Lets everybody see how it is now.
@@ -193,9 +199,7 @@ impl Driver {
                 pool.series.containers(state).set(self.slots.count(index, state) as i64);
             }
             pool.series.target.set(self.slots.target(index) as i64);
-            let idle = self.slots.count(index, State::Idle) > 0;
-            let reachable = idle || !self.engine_is_away;
-            let now = self.slots.able(index) && !self.slots.shut_out(index) && reachable;
+            let now = self.able(index) && !self.slots.shut_out(index);
             pool.able.send_if_modified(|able| std::mem::replace(able, now) != now);
         }
     }
@@ -219,8 +223,7 @@ impl Driver {
                 pool: pool.recipe.pool.clone(),
                 image: config.image.clone(),
                 image_id: pool.image.clone(),
-                able: self.slots.able(index)
-                    && (self.slots.count(index, State::Idle) > 0 || !self.engine_is_away),
+                able: self.able(index),
                 idle_min: config.idle.min,
                 idle_max: config.idle.max,
                 memory: config.memory,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Add, Sub};
 use std::time::{Duration, Instant};
 
-use super::words::{Reason, SlotId, State, WaiterId};
+use super::words::{Action, Reason, SlotId, State, WaiterId};
 
 /// What one pool may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +226,30 @@ impl Pool {
     /// Takes the idle slot that is missed least, and the reason to retire it if there is none better than `reason`.
     pub fn pop_dispensable(&mut self, reason: Reason) -> Option<(SlotId, Reason)> {
         self.stale.pop_first().or_else(|| self.fresh.pop_first().map(|(slot, _)| (slot, reason)))
+    }
+
+    /// Takes this slot, if it is idle.
+    pub fn take_idle(&mut self, slot: SlotId) -> bool {
+        self.fresh.remove(&slot).is_some() || self.stale.remove(&slot).is_some()
+    }
+
+    /// A slot that was taken from its state is to be removed.
+    pub fn retire(&mut self, slot: SlotId, reason: Reason, out: &mut Vec<Action>) {
+        self.removing.insert(slot);
+        out.push(Action::Remove(slot, reason));
+    }
+
+    /// A failure that is news: nothing begun so far is, if it fails too.
+    pub fn fail(&mut self, until: Instant, next_serial: u64) {
+        self.trust = Trust::Failing(until);
+        self.judged = next_serial;
+    }
+
+    /// What it failed for may be over.
+    pub fn retry(&mut self, now: Instant) {
+        if self.fails() {
+            self.trust = Trust::Failing(now);
+        }
     }
 
     /// A slot became idle.
