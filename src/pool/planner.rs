@@ -92,7 +92,7 @@ pub struct Sizing {
     /// The share of hits in the last minute; none if no job came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hit_rate: Option<f64>,
-    /// What is added to the computed size, since that missed the goal.
+    /// What is added to the computed size: while nothing has confirmed it, and for misses beyond the goal.
     pub correction: usize,
 }
 

@@ -13,8 +13,8 @@ use super::{Limits, Reason, Sizing};
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// How often what is needed is noted for that.
 const NOTED_EVERY: Duration = Duration::from_secs(5);
-/// Targets are lowered by a step each.
-const SHRINK_EVERY: Duration = Duration::from_secs(5);
+/// How often a target is lowered.
+const SHRINK_EVERY: Duration = Duration::from_secs(3);
 /// How often a size is judged by its hits.
 const JUDGED_EVERY: Duration = Duration::from_secs(15);
 /// After a large change misses tell of the change, not of the size, for this long.
@@ -25,13 +25,18 @@ const JUDGEABLE: f64 = 10.0;
 const AIM: f64 = 0.6;
 /// How much each miss adds to a size. A whole one would follow chance; a tenth would take an hour.
 const PER_MISS: f64 = 0.25;
+/// What is added to a size in the beginning, as a share of it, up to two containers: estimates rest on a few creations
+/// then, and what the engine does under this load isn't known yet.
+const UNPROVEN: f64 = 0.25;
+/// Until so many jobs came: enough to tell a share of misses of 1 % from one of 2 %.
+const PROVEN: u64 = 1000;
 /// Sizes are computed for creators that are busy for at most this share of the time. Beyond, every percent more asks for
 /// much more, and an estimate isn't exact to the percent.
 const BUSIEST: f64 = 0.95;
 /// The same for a rate that was seen for a few seconds only.
 const BUSY: f64 = 0.9;
 /// Standard errors that the rate of bursts is taken to be higher than estimated. Without bursts a misjudged rate costs little.
-const CAUTION: f64 = 0.5;
+const CAUTION: f64 = 0.8;
 /// Only a rate that was seen for this long is complained about.
 const SURE: Duration = Duration::from_secs(15);
 
@@ -60,9 +65,10 @@ pub(super) struct Planned {
     /// What was needed, now and then, the newest last.
     needed: VecDeque<usize>,
     noted: Instant,
-    correction: usize,
-    /// The correction before it is rounded.
+    /// What misses have added.
     excess: f64,
+    /// Jobs, all in all.
+    seen: u64,
     judged: Instant,
     /// When the size last grew by much at once.
     stepped: Instant,
@@ -106,8 +112,8 @@ impl Planned {
             shrunk: now,
             needed: VecDeque::new(),
             noted: now,
-            correction: 0,
             excess: 0.0,
+            seen: 0,
             judged: now,
             stepped: now,
             jobs: 0,
@@ -156,7 +162,9 @@ impl Planned {
         self.misses = bearable.misses(self.limits.max);
         let (jobs, missed) = self.demand.last_minute(now);
         self.judge(&load, now);
-        let (needed, reason) = match self.needed(now) {
+        let computed = self.misses.iter().position(|miss| *miss <= 1.0 - self.limits.hit_target);
+        let correction = computed.map_or(0, |size| self.correction(size));
+        let (needed, reason) = match self.needed(computed.map(|size| size + correction), now) {
             (size, Reason::Demand | Reason::Max) if strained && sure => (size, Reason::Unreachable),
             found => found,
         };
@@ -177,7 +185,7 @@ impl Planned {
         let expected = if bearable == load { self.misses[target] } else { load.misses(target)[target] };
         self.sizing = Sizing {
             target,
-            reason: if target > needed { Reason::Recent } else { reason },
+            reason: if target > needed && reason != Reason::Unreachable { Reason::Recent } else { reason },
             rate: load.rate,
             burst: load.dispersion,
             warm_seconds: load.warm,
@@ -188,13 +196,13 @@ impl Planned {
             hit_target: self.limits.hit_target,
             expected_hit_rate: 1.0 - expected,
             hit_rate: (jobs > 0).then(|| 1.0 - missed as f64 / jobs as f64),
-            correction: self.correction,
+            correction,
         };
     }
 
-    /// How many would do now.
-    fn needed(&self, now: Instant) -> (usize, Reason) {
-        let Limits { min, max, hit_target, ttl, .. } = self.limits;
+    /// How many would do now, given how many what comes asks for; `None` if no size within the limits is enough.
+    fn needed(&self, for_demand: Option<usize>, now: Instant) -> (usize, Reason) {
+        let Limits { min, max, ttl, .. } = self.limits;
         if min == max {
             return (max, Reason::Fixed);
         }
@@ -205,17 +213,28 @@ impl Planned {
             }
             _ => {}
         }
-        match self.misses.iter().position(|miss| *miss <= 1.0 - hit_target).map(|size| size + self.correction)
-        {
+        match for_demand {
             Some(size) if size < min => (min, Reason::Min),
             Some(size) if size <= max => (size, Reason::Demand),
             _ => (max, Reason::Max),
         }
     }
 
+    /// What is added to what the model says: for what nothing confirms yet, and for misses beyond the goal.
+    fn correction(&self, computed: usize) -> usize {
+        let unproven = if self.seen < PROVEN { (UNPROVEN * computed as f64).min(2.0) } else { 0.0 };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "of the order of the limits"
+        )]
+        let correction = (unproven + self.excess) as usize;
+        correction
+    }
+
     /// What is needed now, or was for long enough not to be forgotten yet: the largest of the medians of what was needed over
     /// half a minute, some minutes and ten. An excess of a few seconds is gone after a few more; what half of ten minutes
-    /// asked for is kept for five.
+    /// asked for is kept for five. One more than that may be chance, and has to last for as long as the median takes.
     fn wanted(&mut self, needed: usize, now: Instant) -> usize {
         if now.saturating_duration_since(self.noted) >= NOTED_EVERY.mul_f64(self.jitter) {
             self.noted = now;
@@ -229,7 +248,8 @@ impl Planned {
             last.sort_unstable();
             last.get(last.len().saturating_sub(1) / 2).copied()
         });
-        medians.chain([needed]).max().unwrap_or(needed)
+        let lately = medians.max().unwrap_or(0);
+        if needed > lately + 1 || lately == 0 { needed } else { lately }
     }
 
     /// Models are wrong somewhere. So each miss adds a little, and each hit takes as much less as there may be hits for
@@ -241,6 +261,7 @@ impl Planned {
         self.judged = now;
         let (jobs, missed, made) =
             (mem::take(&mut self.jobs), mem::take(&mut self.missed), mem::take(&mut self.made));
+        self.seen += jobs;
         let settled = now.saturating_duration_since(self.stepped) >= SETTLED;
         // If containers were not made as fast as jobs came, or the host had no place for them, that was the reason.
         let kept_up = made * 10 >= jobs * 8 && load.sustainable();
@@ -254,17 +275,14 @@ impl Planned {
             self.excess += self.size as f64 * missed / jobs;
         }
         self.excess = self.excess.clamp(0.0, self.limits.max as f64);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the limits")]
-        let correction = self.excess as usize;
-        self.correction = correction;
     }
 
     fn shrink(&mut self, wanted: usize, now: Instant) {
         if self.size > wanted
             && now.saturating_duration_since(self.shrunk) >= SHRINK_EVERY.mul_f64(self.jitter)
         {
-            // A fifth at a time where much is too much.
-            self.size -= ((self.size - wanted) / 5).max(1);
+            // Half of what is too much at a time.
+            self.size -= ((self.size - wanted) / 2).max(1);
             self.shrunk = now;
         }
     }

@@ -97,11 +97,22 @@ fn misses_that_no_formula_explains_are_corrected() {
 }
 
 #[test]
+fn a_size_that_no_hits_confirm_yet_gets_a_margin() {
+    let mut rig = Rig::new(host(3), &[limits(1, 50)]);
+    rig.go(120, &[5.0], true, true);
+    let early = rig.planner.sizing(0).clone();
+    rig.go(1200, &[5.0], true, true);
+    let late = rig.planner.sizing(0);
+    assert!(early.correction > 0 && late.correction == 0 && late.target < early.target, "{early:?} {late:?}");
+}
+
+#[test]
 fn misses_while_nothing_can_be_made_are_no_reason_for_more() {
     let mut rig = Rig::new(host(3), &[limits(1, 50)]);
     rig.go(120, &[5.0], true, true);
+    let before = rig.planner.sizing(0).correction;
     rig.go(600, &[5.0], false, false);
-    assert_eq!(rig.planner.sizing(0).correction, 0);
+    assert!(rig.planner.sizing(0).correction <= before);
 }
 
 #[test]
