@@ -100,7 +100,7 @@ fn misses_that_no_formula_explains_are_corrected() {
 fn a_size_that_no_hits_confirm_yet_gets_a_margin() {
     let mut rig = Rig::new(host(3), &[limits(1, 50)]);
     rig.go(120, &[5.0], true, true);
-    let early = rig.planner.sizing(0).clone();
+    let early = rig.planner.sizing(0);
     rig.go(1200, &[5.0], true, true);
     let late = rig.planner.sizing(0);
     assert!(early.correction > 0 && late.correction == 0 && late.target < early.target, "{early:?} {late:?}");
