@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod cancel;
 mod check;
 mod plan;
 mod run;
@@ -60,6 +61,8 @@ enum Verb {
     Run(run::Args),
     /// Publish jobs and show their results
     Submit(submit::Args),
+    /// Cancel a job, wherever it is
+    Cancel(cancel::Args),
     /// Say how many idle containers a load needs, and what the limit is
     Plan(plan::Args),
     /// Print the JSON Schema of a message
@@ -140,6 +143,7 @@ pub fn main() -> ExitCode {
         Verb::Check => check::main(&cli.config),
         Verb::Run(args) => run::main(&cli.config, args),
         Verb::Submit(args) => submit::main(&cli.config, args),
+        Verb::Cancel(args) => cancel::main(&cli.config, &args),
         Verb::Plan(args) => plan::main(args),
         Verb::Schema(args) => schema::main(args),
     }

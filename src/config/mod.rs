@@ -70,6 +70,9 @@ pub struct BrokerConfig {
     /// `delivery_limit` of the pools' queues: a message given out this often without being settled is
     /// dead-lettered. Default 20.
     pub delivery_limit: u32,
+    /// `reply_patience`: how long a job's output waits for a broker that takes no messages, or a reply queue that is
+    /// full, before log events are dropped (and counted); the result then goes to the queue of results. 0s to 1h; default 30s.
+    pub reply_patience: Duration,
 }
 
 impl BrokerConfig {
@@ -82,7 +85,8 @@ impl BrokerConfig {
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By pattern, so that a new field can't be forgotten here.
-        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit } = self;
+        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit, reply_patience } =
+            self;
         f.debug_struct("BrokerConfig")
             .field("address", &self.address())
             .field("prefix", prefix)
@@ -90,6 +94,7 @@ impl fmt::Debug for BrokerConfig {
             .field("heartbeat", heartbeat)
             .field("timeout", timeout)
             .field("delivery_limit", delivery_limit)
+            .field("reply_patience", reply_patience)
             .finish()
     }
 }
@@ -162,6 +167,11 @@ pub struct WorkerConfig {
     /// `runtime_dir`: where a file says that this worker is alive, for others on this host that look for what dead ones left.
     /// A local file system: locks tell the living from the dead. Default: `/run/prewarm`, or `prewarm` in `$XDG_RUNTIME_DIR` for who may not write there.
     pub runtime_dir: Option<PathBuf>,
+    /// `reply_to`: which queues jobs may have replies sent to; in each, `*` stands for any characters and `?` for one.
+    /// Our own queues are always refused. Default `["*"]`.
+    pub reply_to: Vec<String>,
+    /// `cancel_memory`: how long the id of a cancelled job that hasn't come is remembered: 0s to 365d; default 1d.
+    pub cancel_memory: Duration,
 }
 
 /// `[pool.NAME]`: one set of interchangeable containers. What is `None` is left to the image or the engine,

@@ -9,7 +9,7 @@ use super::address::{check_broker, check_engine};
 use super::field::Field;
 use super::pool::pool;
 use super::reader::{Outcome, Section};
-use super::values::{LONGEST, choice, duration, number, size, text, within};
+use super::values::{LONGEST, choice, duration, list, number, size, text, within};
 use super::{BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TopologyMode, WorkerConfig};
 use crate::contract::PoolName;
 
@@ -83,6 +83,8 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let heartbeat = section.or("heartbeat", 10 * SECOND, within(duration, SECOND..=5 * MINUTE, "1s to 5m"));
     let timeout = section.or("timeout", 10 * SECOND, within(duration, SECOND..=10 * MINUTE, "1s to 10m"));
     let delivery_limit = section.or("delivery_limit", 20, number(1..=1_000_000));
+    let reply_patience =
+        section.or("reply_patience", 30 * SECOND, within(duration, Duration::ZERO..=60 * MINUTE, "0s to 1h"));
     Ok(BrokerConfig {
         url: url?,
         prefix: prefix?,
@@ -90,6 +92,7 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
         heartbeat: heartbeat?,
         timeout: timeout?,
         delivery_limit: delivery_limit?,
+        reply_patience: reply_patience?,
     })
 }
 
@@ -139,8 +142,16 @@ fn worker(section: &mut Section<'_, '_>) -> Outcome<WorkerConfig> {
         path if path.starts_with('/') => Ok(path.into()),
         _ => Err(field.is_not("an absolute path: write one such as /run/prewarm")),
     });
+    let reply_to = section.or("reply_to", vec!["*".to_owned()], list(text));
+    let cancel_memory = section.or(
+        "cancel_memory",
+        24 * 60 * MINUTE,
+        within(duration, Duration::ZERO..=LONGEST, "0s to 365d"),
+    );
     Ok(WorkerConfig {
         runtime_dir: runtime_dir?,
+        reply_to: reply_to?,
+        cancel_memory: cancel_memory?,
         name: name?,
         drain_timeout: drain_timeout?,
         retries: retries?,

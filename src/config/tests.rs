@@ -73,6 +73,7 @@ fn everything_but_the_image_has_a_default() {
             heartbeat: 10 * second,
             timeout: 10 * second,
             delivery_limit: 20,
+            reply_patience: 30 * second,
         }
     );
     assert_eq!(config.engine, EngineConfig { timeout: 60 * second, ..EngineConfig::default() });
@@ -87,6 +88,8 @@ fn everything_but_the_image_has_a_default() {
             lease_timeout: 120 * second,
             max_message: 16 << 20,
             runtime_dir: None,
+            reply_to: vec!["*".into()],
+            cancel_memory: 24 * 3600 * second,
         }
     );
     assert_eq!(
@@ -182,7 +185,7 @@ fn each_fault_has_its_place() {
         ("[worker]\nretrys = 1", "2:1: worker: unknown key 'retrys'; did you mean 'retries'?"),
         (
             "[worker]\nfoo = 1",
-            "2:1: worker: unknown key 'foo'; known are drain_timeout, lease_timeout, max_message, name, retries",
+            "2:1: worker: unknown key 'foo'; known are cancel_memory, drain_timeout, lease_timeout, ",
         ),
         ("[brokr]", "1:2: unknown section 'brokr'; did you mean 'broker'?"),
         ("foo = 1", "1:1: unknown key 'foo'; known are broker, engine, http, pool, worker"),

@@ -349,7 +349,7 @@ fn connecting_fails_with_a_reason_and_a_remedy() {
 #[test]
 fn a_client_submits_and_reads_replies() {
     run(Needs::OwnNames, async |setup: &Setup| {
-        let connect = async || Client::connect(&setup.config).await.unwrap();
+        let connect = async || Client::connect(&setup.config, "prewarm test").await.unwrap();
         let mut client = connect().await;
         // No worker has been there yet: not even the exchange exists.
         let error = client.submit(&setup.pool, "early", "{}".into(), None).await.unwrap_err();

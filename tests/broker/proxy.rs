@@ -57,6 +57,11 @@ impl Proxy {
         *self.tamper.lock().unwrap() = Some((what, with));
     }
 
+    /// Passes on what comes, as it comes, again.
+    pub fn honest(&self) {
+        *self.tamper.lock().unwrap() = None;
+    }
+
     /// Ends all connections there are. New ones are welcome.
     pub fn cut(&self) {
         std::mem::take(&mut *self.cut.lock().unwrap()).cancel();

@@ -81,6 +81,7 @@ impl Setup {
                 heartbeat: Duration::from_secs(10),
                 timeout: Duration::from_secs(5),
                 delivery_limit: 20,
+                reply_patience: Duration::from_secs(30),
             },
             pool: PoolName::new("build").unwrap(),
             admin,

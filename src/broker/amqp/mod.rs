@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Amqp ─┬─ line "consume" ── link ─┬─ channel ── AmqpConsumer (a seat's)
-//!        │                          └─ …
+//!        │                          ├─ …
+//!        │                          └─ channel ── AmqpControl
 //!        ├─ line "publish" ── link ─┬─ channel ── AmqpPublisher (a seat's)
 //!        │   declares the topology  └─ …
 //!        └─ health: /readyz and metrics
@@ -15,6 +16,7 @@
 
 pub(crate) mod address;
 mod consumer;
+mod control;
 mod health;
 mod line;
 pub(crate) mod link;
@@ -23,6 +25,7 @@ pub(crate) mod properties;
 mod publisher;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -36,12 +39,13 @@ pub use probe::{ProbeReport, Server, probe};
 
 use self::address::Address;
 use self::consumer::AmqpConsumer;
+use self::control::AmqpControl;
 use self::health::{Health, Part};
 use self::line::{Line, LineConfig, Prepare};
 use self::link::Link;
 use self::publisher::AmqpPublisher;
 use super::topology::Topology;
-use super::{Broker, BrokerError, Consumer, Publisher};
+use super::{Broker, BrokerError, Consumer, Control, Publisher};
 use crate::config::{BrokerConfig, TopologyMode};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
@@ -69,6 +73,8 @@ struct Shared {
     worker: String,
     topology: Arc<Topology>,
     mode: TopologyMode,
+    /// `broker.reply_patience`
+    patience: Duration,
     consume: Line,
     publish: Line,
     health: Arc<Health>,
@@ -108,6 +114,7 @@ impl Amqp {
             worker: worker.to_owned(),
             topology,
             mode: config.topology,
+            patience: config.reply_patience,
             consume,
             publish,
             health,
@@ -131,6 +138,10 @@ impl Broker for Amqp {
 
     fn publisher(&self) -> Box<dyn Publisher> {
         Box::new(AmqpPublisher::new(self.shared.clone()))
+    }
+
+    fn control(&self) -> Box<dyn Control> {
+        Box::new(AmqpControl::new(self.shared.clone()))
     }
 
     async fn close(&self) {
