@@ -136,9 +136,10 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             Ok(())
         }
         told = signals.stop() => {
-            // Containers end with their streams; the broker takes back what is not acknowledged.
             tracing::warn!(signal = told, "forced to stop; running jobs are lost here and will be delivered again");
-            Err(anyhow::anyhow!("forced to stop by a second signal"))
+            // Containers end with their streams, and the broker takes back, once, what is not acknowledged. If everything were
+            // dropped in order instead, deliveries would be handed back one by one, and some of them to this worker.
+            std::process::exit(1)
         }
     };
     patience.abort();

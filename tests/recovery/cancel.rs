@@ -4,6 +4,7 @@ use std::process::Output;
 
 use crate::Marks;
 use crate::support::broker::{Attempt, Job, RESULT};
+use crate::support::engine::EngineProxy;
 use crate::support::worker::{Site, Worker, eventually, prewarm, run};
 
 fn cancel(worker: &Worker, id: &str) -> Output {
@@ -56,11 +57,15 @@ fn a_running_job_gets_its_stop_signal_and_a_grace() {
 #[test]
 fn a_job_that_waits_for_a_container_is_cancelled_without_one() {
     run(async |site: &Site| {
-        let worker =
-            site.worker().section("\n[engine]\ncontainers = 1\n").pool("box", "idle = 1\nconcurrency = 2");
-        let worker = worker.ready().await;
+        let proxy = EngineProxy::new(&site.dir);
+        let worker = site.worker().env("DOCKER_HOST", &proxy.host).pool("box", "idle = 1\nconcurrency = 2");
+        let worker = worker.full().await;
         let first = site.broker.submit("box", Job::shell("sleep 60")).await;
         site.broker.started(&first).await;
+        worker.until_full().await;
+        // The last container is used up, and no further one can be had.
+        proxy.hold();
+        site.broker.run("box", Job::shell("true")).await.succeeded();
         let second = site.broker.submit("box", Job::shell("echo never")).await;
         worker.until_one(async |pool| pool["waiting"] == 1).await;
         said(&cancel(&worker, &second.id));
@@ -68,6 +73,7 @@ fn a_job_that_waits_for_a_container_is_cancelled_without_one() {
         assert!(attempt.result.get("container").is_none() && attempt.result.get("exit_code").is_none());
         said(&cancel(&worker, &first.id));
         cancelled(site, &first).await;
+        proxy.release();
         assert!(worker.stop().await.success());
     });
 }
