@@ -59,15 +59,16 @@ pub enum Disposition {
     HandBack,
 }
 
-/// What becomes of a delivery whose attempt, the `attempt`th of at most `attempts`, had this outcome.
-pub fn disposition(outcome: &Outcome, attempt: u32, attempts: u32) -> Disposition {
+/// What becomes of a delivery whose attempt, the `attempt`th of at most `attempts`, had this outcome. `delays` are those
+/// between attempts; the last one stands for all that follow.
+pub fn disposition(outcome: &Outcome, attempt: u32, attempts: u32, delays: &[Duration]) -> Disposition {
     match outcome {
         Outcome::Ran(_) => Disposition::Done,
         Outcome::Rejected(_) => Disposition::DeadLetter,
         Outcome::NotBegun => Disposition::HandBack,
         Outcome::Trouble(_) if attempt < attempts => {
             let step = attempt.saturating_sub(1) as usize;
-            Disposition::Retry(RETRY_DELAYS[step.min(RETRY_DELAYS.len() - 1)])
+            Disposition::Retry(*delays.get(step).or(delays.last()).unwrap_or(&RETRY_DELAYS[0]))
         }
         // Others may have one. Each time it comes back it counts as an attempt.
         Outcome::NoContainer(_) if attempt < attempts => Disposition::HandBack,
@@ -231,13 +232,19 @@ mod tests {
     #[test]
     fn one_disposition_for_each_outcome() {
         let ours = Outcome::Trouble(Error { kind: ErrorKind::NoContainer, message: String::new() });
-        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, 4), Disposition::Done);
-        assert_eq!(disposition(&Outcome::Rejected(Rejection::of("env", "")), 1, 4), Disposition::DeadLetter);
-        assert_eq!(disposition(&Outcome::NotBegun, 9, 4), Disposition::HandBack);
-        let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, 7)).collect();
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, 4, &RETRY_DELAYS), Disposition::Done);
+        assert_eq!(
+            disposition(&Outcome::Rejected(Rejection::of("env", "")), 1, 4, &RETRY_DELAYS),
+            Disposition::DeadLetter
+        );
+        assert_eq!(disposition(&Outcome::NotBegun, 9, 4, &RETRY_DELAYS), Disposition::HandBack);
+        let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, 7, &RETRY_DELAYS)).collect();
         let want = [1, 10, 60, 300, 300, 300].map(|s| Disposition::Retry(Duration::from_secs(s)));
         assert_eq!(waits, want);
-        assert_eq!(disposition(&ours, 4, 4), Disposition::DeadLetter);
-        assert_eq!(disposition(&ours, 99, 4), Disposition::DeadLetter);
+        let own = [Duration::from_millis(10), Duration::from_secs(3)];
+        let waits = [1, 2, 3].map(|n| disposition(&ours, n, 7, &own));
+        assert_eq!(waits, [own[0], own[1], own[1]].map(Disposition::Retry), "the last one again and again");
+        assert_eq!(disposition(&ours, 4, 4, &RETRY_DELAYS), Disposition::DeadLetter);
+        assert_eq!(disposition(&ours, 99, 4, &RETRY_DELAYS), Disposition::DeadLetter);
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 mod check;
+mod dead;
 mod plan;
 mod run;
 mod schema;
@@ -62,6 +63,8 @@ enum Verb {
     Submit(submit::Args),
     /// Say how many idle containers a load needs, and what the limit is
     Plan(plan::Args),
+    /// Look at jobs that could not be processed; run them again, or delete them
+    Dead(dead::Args),
     /// Print the JSON Schema of a message
     Schema(schema::Args),
 }
@@ -141,6 +144,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::main(&cli.config, args),
         Verb::Submit(args) => submit::main(&cli.config, args),
         Verb::Plan(args) => plan::main(args),
+        Verb::Dead(args) => dead::main(&cli.config, args),
         Verb::Schema(args) => schema::main(args),
     }
 }
@@ -153,6 +157,19 @@ fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
 fn fail(code: u8, why: impl std::fmt::Display) -> ExitCode {
     eprintln!("prewarm: {why}");
     ExitCode::from(code)
+}
+
+/// Text that makes no terminal do anything: somebody else's may hold control characters, also in JSON.
+fn inert(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            text += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// A runtime for a verb that needs one.

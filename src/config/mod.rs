@@ -70,6 +70,9 @@ pub struct BrokerConfig {
     /// `delivery_limit` of the pools' queues: a message given out this often without being settled is
     /// dead-lettered. Default 20.
     pub delivery_limit: u32,
+    /// `retry_delays`: how long a job waits before its second, third, … attempt when the trouble is ours; the last one
+    /// stands for all that follow. 1 to 10, each longer than the one before, 10ms to 1d; default 1s, 10s, 1m, 5m.
+    pub retry_delays: Vec<Duration>,
 }
 
 impl BrokerConfig {
@@ -82,7 +85,8 @@ impl BrokerConfig {
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By pattern, so that a new field can't be forgotten here.
-        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit } = self;
+        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit, retry_delays } =
+            self;
         f.debug_struct("BrokerConfig")
             .field("address", &self.address())
             .field("prefix", prefix)
@@ -90,6 +94,7 @@ impl fmt::Debug for BrokerConfig {
             .field("heartbeat", heartbeat)
             .field("timeout", timeout)
             .field("delivery_limit", delivery_limit)
+            .field("retry_delays", retry_delays)
             .finish()
     }
 }

@@ -12,6 +12,7 @@ use super::reader::{Outcome, Section};
 use super::values::{LONGEST, choice, duration, number, size, text, within};
 use super::{BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TopologyMode, WorkerConfig};
 use crate::contract::PoolName;
+use crate::contract::topology::RETRY_DELAYS;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -83,6 +84,7 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let heartbeat = section.or("heartbeat", 10 * SECOND, within(duration, SECOND..=5 * MINUTE, "1s to 5m"));
     let timeout = section.or("timeout", 10 * SECOND, within(duration, SECOND..=10 * MINUTE, "1s to 10m"));
     let delivery_limit = section.or("delivery_limit", 20, number(1..=1_000_000));
+    let retry_delays = section.or("retry_delays", RETRY_DELAYS.to_vec(), delays);
     Ok(BrokerConfig {
         url: url?,
         prefix: prefix?,
@@ -90,7 +92,31 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
         heartbeat: heartbeat?,
         timeout: timeout?,
         delivery_limit: delivery_limit?,
+        retry_delays: retry_delays?,
     })
+}
+
+/// Delays that grow. Each has a queue of its own, named after it in milliseconds.
+fn delays(field: &mut Field<'_, '_>) -> Outcome<Vec<Duration>> {
+    let one = within(duration, Duration::from_millis(10)..=24 * 60 * MINUTE, "10ms to 1d");
+    let mut last = Duration::ZERO;
+    let delays = field.each("an array: write [\"1s\", \"10s\"]", |field| {
+        let delay = one(field)?;
+        if delay.subsec_nanos() % 1_000_000 != 0 {
+            return Err(field.is_not("a whole number of milliseconds: write 10ms, 1s or 1m"));
+        }
+        if delay <= last {
+            let last = humantime::format_duration(last);
+            return Err(field
+                .is_not(&format!("longer than the delay before it, {last}: write them in growing order")));
+        }
+        last = delay;
+        Ok(delay)
+    })?;
+    match delays.len() {
+        1..=10 => Ok(delays),
+        n => Err(field.wrong(format!("has {n} delays: write 1 to 10"))),
+    }
 }
 
 fn engine(section: &mut Section<'_, '_>) -> Outcome<EngineConfig> {

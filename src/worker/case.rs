@@ -95,7 +95,12 @@ impl<'a> Case<'a> {
             }
             Err(rejection) => Report::only(Outcome::Rejected(rejection)),
         };
-        let disposition = outcome::disposition(&report.outcome, self.attempt, self.worker.config.retries);
+        let disposition = outcome::disposition(
+            &report.outcome,
+            self.attempt,
+            self.worker.config.retries,
+            &self.worker.retry_delays,
+        );
         tracing::debug!(outcome = ?report.outcome, ?disposition, "over");
         self.conclude(report, disposition, replies)
             .await

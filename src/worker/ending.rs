@@ -1,13 +1,13 @@
 //! How a delivery ends: the result for its publisher, a copy where one is due, and the settlement.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::case::{Case, Report};
 use crate::broker::{Message, Properties, Publisher, Receipt, Routed, Settle, Target};
-use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis};
-use crate::contract::topology::{KIND_HEADER, POOL_HEADER, REASON_HEADER};
+use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
+use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
 use crate::init::wire::End;
 use crate::outcome::{Disposition, Outcome};
 use crate::output::Output;
@@ -139,13 +139,14 @@ impl Ending {
             if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
                 properties.headers.clear();
             }
-            properties
-                .headers
-                .retain(|(name, _)| !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER));
+            properties.headers.retain(|(name, _)| {
+                !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER)
+            });
             properties.headers.extend([
                 (REASON_HEADER.to_owned(), reason.message.clone()),
                 (KIND_HEADER.to_owned(), reason.kind.as_str().to_owned()),
                 (POOL_HEADER.to_owned(), case.pool.to_string()),
+                (DIED_AT_HEADER.to_owned(), timestamp(SystemTime::now())),
             ]);
         }
         Message { target, body, properties }

@@ -15,6 +15,7 @@ mod ending;
 mod metrics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -32,6 +33,7 @@ use crate::running::Running;
 /// What all seats share.
 pub struct Worker {
     config: WorkerConfig,
+    retry_delays: Vec<Duration>,
     names: Names,
     pools: Pools,
     broker: Arc<dyn Broker>,
@@ -52,6 +54,7 @@ impl Worker {
     /// A worker over these pools and this broker.
     pub fn new(
         config: WorkerConfig,
+        retry_delays: Vec<Duration>,
         names: Names,
         pools: Pools,
         broker: Arc<dyn Broker>,
@@ -59,7 +62,7 @@ impl Worker {
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
-        Worker { config, names, pools, broker, running, metrics }
+        Worker { config, retry_delays, names, pools, broker, running, metrics }
     }
 
     /// Takes deliveries of one pool, one at a time, until told to drain.
