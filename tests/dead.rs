@@ -270,7 +270,7 @@ fn what_a_worker_gives_up_is_listed_shown_and_can_be_tried_again() {
         assert_eq!(again.last().unwrap().body["attempt"], 1, "all its attempts are before it");
         morgue.until_ready(&morgue.dead(), 1).await;
         ends(&morgue.call(&["purge", &job.id]), 0, &["purged 1"]);
-        assert_eq!(morgue.ready(&morgue.dead()).await, 0);
+        morgue.until_ready(&morgue.dead(), 0).await;
         assert!(worker.stop().await.success());
         morgue.close().await;
     });
@@ -317,13 +317,14 @@ fn what_the_broker_gives_up_comes_back_as_it_was_published() {
         let shown: Value =
             serde_json::from_str(&morgue.call(&["show", "the id", "--json"]).ok("show")).unwrap();
         assert_eq!(shown["properties"]["headers"]["x-death"][0]["reason"], "delivery_limit", "{shown:#}");
-        println!("{shown:#}");
 
         ends(&morgue.call(&["replay", "the id"]), 0, &["replayed 1"]);
         let got = morgue.take(&morgue.queue("other")).await;
+        // The broker's own count, which begins anew.
+        headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(0));
         assert_eq!(got.properties, published.with_headers(headers));
         assert_eq!(got.data, job.body);
-        assert_eq!(morgue.ready(&morgue.dead()).await, 0);
+        morgue.until_ready(&morgue.dead(), 0).await;
         morgue.close().await;
     });
 }
@@ -348,7 +349,7 @@ fn only_what_is_chosen_is_acted_on() {
         let ids: Vec<String> = order(&morgue.list());
         assert_eq!(ids, ["1", "2", "-", "1", "3", "4", "1"]);
         let again: Vec<String> = order(&morgue.list());
-        assert_eq!(again, ids, "looking changes nothing, the order neither");
+        assert_eq!(again, ids, "looking changes nothing");
         let text = morgue.call(&["ls"]).ok("ls");
         for word in
             ["2  box  container_lost", "1  -  x", "7  in all", "2 have an id that another one has too"]
@@ -364,7 +365,8 @@ fn only_what_is_chosen_is_acted_on() {
         let done = morgue.call(&["replay", "--all", "--pool", "gone"]);
         ends(&done, 1, &["replayed 0", "stays", "no queue for pool 'gone'", "[pool.gone]"]);
         ends(&morgue.call(&["show", "1"]), 0, &["'1' was there 3 times", "invalid_job", "container_lost"]);
-        assert!(!morgue.call(&["show", "1", "--first"]).ok("first").contains("container_lost"));
+        let first = morgue.call(&["show", "1", "--first"]).ok("show --first");
+        assert_eq!(first.lines().filter(|line| line.starts_with("kind ")).count(), 1, "{first}");
         ends(&morgue.call(&["show", "none"]), 1, &["no dead letter", "'none'"]);
         let done = morgue.call(&["replay", "1", "none"]);
         ends(&done, 1, &["replayed 2", "its pool isn't known", "'1' was there 3 times", "id 'none'"]);
@@ -373,18 +375,18 @@ fn only_what_is_chosen_is_acted_on() {
         assert_eq!(left, ["2", "-", "3", "4", "1"]);
 
         // Deleting all is asked for, and nobody is there to answer.
-        ends(&morgue.call(&["purge", "--all", "--pool", "other"]), 2, &["--yes", "of pool other", "holds 5"]);
+        ends(&morgue.call(&["purge", "--all", "--pool", "other"]), 2, &["--yes", "of pool other", "in all)"]);
         ends(&morgue.call(&["purge"]), 2, &["ID"]);
         ends(&morgue.call(&["purge", "2", "--all"]), 2, &[]);
-        ends(&morgue.call(&["purge", "--pool", "box", "2"]), 2, &["--all"]);
-        assert_eq!(morgue.ready(&morgue.dead()).await, 5);
+        ends(&morgue.call(&["purge", "--pool", "box", "2"]), 2, &["--pool"]);
+        morgue.until_ready(&morgue.dead(), 5).await;
         let both = ["purge", "--all", "--pool", "other", "--kind", "no_container", "--yes"];
         ends(&morgue.call(&both), 0, &["purged 1"]);
         ends(&morgue.call(&["purge", "3", "2"]), 0, &["purged 2"]);
         ends(&morgue.call(&["replay", "--all", "--kind", "container_lost"]), 0, &["replayed 1"]);
         assert_eq!(morgue.drain(&morgue.queue("box")).await, ["-"]);
         ends(&morgue.call(&["purge", "--all", "--yes"]), 0, &["purged 1"]);
-        assert_eq!(morgue.ready(&morgue.dead()).await, 0);
+        morgue.until_ready(&morgue.dead(), 0).await;
         morgue.close().await;
     });
 }
@@ -436,7 +438,7 @@ fn replaying_loses_nothing_whenever_it_is_killed() {
         let total = async || morgue.ready(&queue).await + morgue.ready(&dead).await;
         eventually("what it held is back", async || (total().await >= 1000).then_some(())).await;
         ends(&morgue.call(&["replay", "--all"]), 0, &["replayed "]);
-        assert_eq!(morgue.ready(&dead).await, 0);
+        morgue.until_ready(&dead, 0).await;
         let mut times: BTreeMap<String, u32> = BTreeMap::new();
         for id in morgue.drain(&queue).await {
             *times.entry(id).or_default() += 1;
@@ -514,7 +516,7 @@ fn what_is_wrong_is_told() {
         ends(&call(&config, &["ls"]), 0, &["1  in all"]);
         let exchange = format!("{}.jobs", site.name);
         ends(&call(&config, &["replay", "1"]), 4, &["replayed 0", &exchange, "permission to write"]);
-        assert_eq!(morgue.ready(&morgue.dead()).await, 1);
+        morgue.until_ready(&morgue.dead(), 1).await;
         drop(remove);
         // Without the exchange.
         morgue
@@ -523,7 +525,7 @@ fn what_is_wrong_is_told() {
             .await
             .unwrap();
         ends(&morgue.call(&["replay", "1"]), 4, &["replayed 0", &exchange, "doesn't exist"]);
-        assert_eq!(morgue.ready(&morgue.dead()).await, 1);
+        morgue.until_ready(&morgue.dead(), 1).await;
         morgue.close().await;
     });
 }

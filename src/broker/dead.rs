@@ -92,7 +92,7 @@ impl DeadLetters {
         self.names.dead()
     }
 
-    /// How many were there when it was opened, beside those that somebody else held.
+    /// How many were there when the first was taken, or else when it was opened; those that somebody else holds don't count.
     #[must_use]
     pub fn at_start(&self) -> u32 {
         self.at_start
@@ -104,8 +104,7 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError`] if the broker can't be asked any more.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, BrokerError> {
-        // A broker in trouble answers 0 for a count that it doesn't know.
-        if self.taken >= self.at_start.max(1) {
+        if self.taken > 0 && self.taken >= self.at_start {
             return Ok(None);
         }
         let get = self.channel.basic_get(short(&self.names.dead()), BasicGetOptions { no_ack: false });
@@ -113,6 +112,11 @@ impl DeadLetters {
         let Some(message) = got.map_err(|fault| unreadable(&self.link, &self.names, &fault))? else {
             return Ok(None);
         };
+        if self.taken == 0 {
+            // A count that is asked for may be a moment old, or 0 if the broker is in trouble; this one is that of the
+            // moment in which the first was taken, with all that others put back before.
+            self.at_start = message.message_count.saturating_add(1);
+        }
         self.taken += 1;
         let lapin::message::Delivery { delivery_tag: tag, properties: raw, data: body, .. } =
             message.delivery;

@@ -46,10 +46,11 @@ struct Choice {
     #[arg(long)]
     all: bool,
     /// With --all: only those of this pool
-    #[arg(long, requires = "all")]
+    // Not only that it requires --all: clap waives a requirement that conflicts with what is there.
+    #[arg(long, requires = "all", conflicts_with = "ids")]
     pool: Option<PoolName>,
     /// With --all: only those of this kind, such as `invalid_job` or `delivery_limit`
-    #[arg(long, requires = "all")]
+    #[arg(long, requires = "all", conflicts_with = "ids")]
     kind: Option<String>,
     /// Stop as soon as each id was met once [default: look through the whole queue, since an id may be there twice]
     #[arg(long, conflicts_with = "all")]
@@ -276,6 +277,26 @@ mod tests {
         assert!(!wanted.tell("q"), "b wasn't there");
         assert!(wanted.takes(&letter("b", "p", "k")) && wanted.tell("q"));
         assert!(!wanted.is_complete(), "there may be more of them");
+    }
+
+    /// `purge 7 --pool a` must not delete 7 of pool b.
+    #[test]
+    fn a_filter_is_refused_where_it_would_not_be_heeded() {
+        use clap::Parser;
+        for line in [
+            "purge 7 --pool a",
+            "replay 7 --kind k",
+            "purge --pool a",
+            "purge 7 --all",
+            "purge --all --first",
+        ] {
+            let line = ["prewarm", "dead"].into_iter().chain(line.split(' '));
+            assert!(super::super::Cli::try_parse_from(line.clone()).is_err(), "{line:?}");
+        }
+        for line in ["purge 7 8 --first", "replay --all --pool a --kind k", "purge --all --yes"] {
+            let line = ["prewarm", "dead"].into_iter().chain(line.split(' '));
+            assert!(super::super::Cli::try_parse_from(line.clone()).is_ok(), "{line:?}");
+        }
     }
 
     #[test]

@@ -132,6 +132,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let default = match cli.verb {
         Verb::Serve => LevelFilter::INFO,
+        // lapin reports as an error that the broker hangs up after an orderly goodbye.
+        Verb::Dead(_) => LevelFilter::OFF,
         // What goes wrong is this command's own message, and stderr is the job's.
         _ => LevelFilter::ERROR,
     };

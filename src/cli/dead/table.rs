@@ -23,7 +23,7 @@ pub struct Args {
     /// Only those of this pool
     #[arg(long)]
     pool: Option<PoolName>,
-    /// Stop after this many
+    /// Stop after this many, whichever come first
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
     /// Print a line of JSON for each
@@ -39,6 +39,8 @@ pub async fn ls(mut dead: DeadLetters, args: &Args, mode: TopologyMode) -> Resul
     // All is back by now, or will be when the broker notices.
     let closed = dead.close().await;
     read.and(closed)?;
+    // The queue's own order is that of who looked at what: what is put back goes behind what wasn't looked at.
+    letters.sort_by_key(|letter| (letter.died.is_none(), letter.died));
     if letters.is_empty() {
         let of_pool = args.pool.as_ref().map_or_else(String::new, |pool| format!(" of pool {pool}"));
         eprintln!("prewarm: {queue} holds no dead letters{of_pool}");
