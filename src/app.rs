@@ -81,8 +81,15 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     let port = tokio::spawn(http::serve(listener, view, http_stop.clone()));
 
     let drain_timeout = config.worker.drain_timeout;
-    let worker =
-        Arc::new(Worker::new(config.worker.clone(), names, pools.clone(), broker.clone(), running, &metrics));
+    let worker = Arc::new(Worker::new(
+        config.worker.clone(),
+        config.broker.retry_delays.clone(),
+        names,
+        pools.clone(),
+        broker.clone(),
+        running,
+        &metrics,
+    ));
     let seats = TaskTracker::new();
     for (pool, settings) in &config.pools {
         for _ in 0..settings.concurrency {

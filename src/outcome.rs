@@ -63,18 +63,20 @@ pub enum Disposition {
 
 /// How often a job may be tried.
 #[derive(Clone, Copy, Debug)]
-pub struct Tries {
+pub struct Tries<'a> {
     /// Attempts in all, when the trouble is ours.
     pub ours: u32,
     /// Attempts in all, when the job itself fails.
     pub own: u32,
+    /// How long the job waits in between; the last one stands for all that follow.
+    pub delays: &'a [Duration],
 }
 
 /// What becomes of a delivery whose `attempt`th attempt had this outcome.
-pub fn disposition(outcome: &Outcome, attempt: u32, tries: Tries) -> Disposition {
+pub fn disposition(outcome: &Outcome, attempt: u32, tries: Tries<'_>) -> Disposition {
     let retry = || {
         let step = attempt.saturating_sub(1) as usize;
-        Disposition::Retry(RETRY_DELAYS[step.min(RETRY_DELAYS.len() - 1)])
+        Disposition::Retry(*tries.delays.get(step).or(tries.delays.last()).unwrap_or(&RETRY_DELAYS[0]))
     };
     match outcome {
         Outcome::Ran(verdict) if verdict.status.is_failure() && attempt < tries.own => retry(),
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn one_disposition_for_each_outcome() {
-        let four = Tries { ours: 4, own: 1 };
+        let four = Tries { ours: 4, own: 1, delays: &RETRY_DELAYS };
         let ours = Outcome::Trouble(Error { kind: ErrorKind::NoContainer, message: String::new() });
         assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, four), Disposition::Done);
         assert_eq!(
@@ -283,17 +285,20 @@ mod tests {
         );
         assert_eq!(disposition(&Outcome::NotBegun, 9, four), Disposition::HandBack);
         assert_eq!(disposition(&Outcome::Cancelled, 1, four), Disposition::Done);
-        let seven = Tries { ours: 7, own: 1 };
+        let seven = Tries { ours: 7, ..four };
         let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, seven)).collect();
         let want = [1, 10, 60, 300, 300, 300].map(|s| Disposition::Retry(Duration::from_secs(s)));
         assert_eq!(waits, want);
+        let own = [Duration::from_millis(10), Duration::from_secs(3)];
+        let waits = [1, 2, 3].map(|n| disposition(&ours, n, Tries { delays: &own, ..seven }));
+        assert_eq!(waits, [own[0], own[1], own[1]].map(Disposition::Retry), "the last one again and again");
         assert_eq!(disposition(&ours, 4, four), Disposition::DeadLetter);
         assert_eq!(disposition(&ours, 99, four), Disposition::DeadLetter);
     }
 
     #[test]
     fn a_job_s_own_failure_is_retried_if_it_asks_for_that() {
-        let tries = Tries { ours: 1, own: 3 };
+        let tries = Tries { ours: 1, own: 3, delays: &RETRY_DELAYS };
         let second = Disposition::Retry(Duration::from_secs(1));
         assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, tries), second);
         assert_eq!(disposition(&ran(End::Signal(9), 0, Some(Stopped::Timeout)), 1, tries), second);

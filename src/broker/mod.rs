@@ -7,6 +7,7 @@
 
 pub mod amqp;
 pub mod client;
+pub mod dead;
 pub mod topology;
 
 use std::sync::Arc;

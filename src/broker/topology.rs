@@ -24,7 +24,7 @@ use super::BrokerError;
 use super::amqp::link::{Fault, Link, short};
 use crate::config::TopologyMode;
 use crate::contract::PoolName;
-use crate::contract::topology::{Names, RETRY_DELAYS};
+use crate::contract::topology::Names;
 
 /// RabbitMQ 4.0 drops a message of a quorum queue after 20 returns unless told otherwise, and 3.x doesn't take
 /// "never" for an answer. Looking at a dead letter and putting it back must not use it up.
@@ -95,6 +95,7 @@ impl Topology {
         names: &Names,
         pools: impl IntoIterator<Item = &'a PoolName>,
         delivery_limit: u32,
+        retry_delays: &[Duration],
     ) -> Topology {
         let mut exchanges = vec![
             Exchange { name: names.jobs(), routing: Routing::Direct },
@@ -106,7 +107,7 @@ impl Topology {
             Queue { name: names.results(), arguments: keep(), binding: None },
         ];
         queues.extend(pools.into_iter().map(|pool| pool_queue(names, pool, delivery_limit)));
-        for delay in RETRY_DELAYS {
+        for &delay in retry_delays {
             exchanges.push(Exchange { name: names.retry(delay), routing: Routing::Fanout });
             queues.push(delay_queue(names, delay));
         }
@@ -342,10 +343,11 @@ pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::topology::RETRY_DELAYS;
 
     fn topology() -> Topology {
         let pools = [PoolName::new("build").unwrap(), PoolName::new("test").unwrap()];
-        Topology::new(&Names::new("p"), &pools, 7)
+        Topology::new(&Names::new("p"), &pools, 7, &RETRY_DELAYS)
     }
 
     #[test]
@@ -378,6 +380,18 @@ mod tests {
         }
         assert_eq!(topology.exchanges.len(), 2 + RETRY_DELAYS.len());
         assert_eq!(topology.queues.len(), 2 + 2 + RETRY_DELAYS.len());
+    }
+
+    #[test]
+    fn each_configured_delay_has_its_queue_and_no_other() {
+        let delays = [Duration::from_millis(10), Duration::from_secs(24 * 3600)];
+        let topology = Topology::new(&Names::new("p"), [], 7, &delays);
+        let of = |name: &str| topology.queues.iter().find(|queue| queue.name == name).unwrap();
+        for (name, ttl) in [("p.retry.10ms", 10), ("p.retry.86400000ms", 86_400_000)] {
+            assert!(of(name).arguments.contains(&("x-message-ttl", ttl.into())), "{name}");
+            assert_eq!(of(name).binding, Some((name.to_owned(), String::new())));
+        }
+        assert_eq!(topology.queues.iter().filter(|queue| queue.name.starts_with("p.retry.")).count(), 2);
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub struct BrokerConfig {
     /// `reply_patience`: how long a job's output waits for a broker that takes no messages, or a reply queue that is
     /// full, before log events are dropped (and counted); the result then goes to the queue of results. 0s to 1h; default 30s.
     pub reply_patience: Duration,
+    /// `retry_delays`: how long a job waits before its second, third, … attempt when the trouble is ours; the last one
+    /// stands for all that follow. 1 to 10, each longer than the one before, 10ms to 1d; default 1s, 10s, 1m, 5m.
+    pub retry_delays: Vec<Duration>,
 }
 
 impl BrokerConfig {
@@ -85,8 +88,16 @@ impl BrokerConfig {
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By pattern, so that a new field can't be forgotten here.
-        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit, reply_patience } =
-            self;
+        let BrokerConfig {
+            url: _,
+            prefix,
+            topology,
+            heartbeat,
+            timeout,
+            delivery_limit,
+            reply_patience,
+            retry_delays,
+        } = self;
         f.debug_struct("BrokerConfig")
             .field("address", &self.address())
             .field("prefix", prefix)
@@ -95,6 +106,7 @@ impl fmt::Debug for BrokerConfig {
             .field("timeout", timeout)
             .field("delivery_limit", delivery_limit)
             .field("reply_patience", reply_patience)
+            .field("retry_delays", retry_delays)
             .finish()
     }
 }

@@ -12,6 +12,7 @@ use super::reader::{Outcome, Section};
 use super::values::{LONGEST, choice, duration, list, number, size, text, within};
 use super::{BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TopologyMode, WorkerConfig};
 use crate::contract::PoolName;
+use crate::contract::topology::RETRY_DELAYS;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -85,6 +86,7 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let delivery_limit = section.or("delivery_limit", 20, number(1..=1_000_000));
     let reply_patience =
         section.or("reply_patience", 30 * SECOND, within(duration, Duration::ZERO..=60 * MINUTE, "0s to 1h"));
+    let retry_delays = section.or("retry_delays", RETRY_DELAYS.to_vec(), delays);
     Ok(BrokerConfig {
         url: url?,
         prefix: prefix?,
@@ -93,7 +95,31 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
         timeout: timeout?,
         delivery_limit: delivery_limit?,
         reply_patience: reply_patience?,
+        retry_delays: retry_delays?,
     })
+}
+
+/// Delays that grow. Each has a queue of its own, named after it in milliseconds.
+fn delays(field: &mut Field<'_, '_>) -> Outcome<Vec<Duration>> {
+    let one = within(duration, Duration::from_millis(10)..=24 * 60 * MINUTE, "10ms to 1d");
+    let mut last = Duration::ZERO;
+    let delays = field.each("an array: write [\"1s\", \"10s\"]", |field| {
+        let delay = one(field)?;
+        if delay.subsec_nanos() % 1_000_000 != 0 {
+            return Err(field.is_not("a whole number of milliseconds: write 10ms, 1s or 1m"));
+        }
+        if delay <= last {
+            let last = humantime::format_duration(last);
+            return Err(field
+                .is_not(&format!("longer than the delay before it, {last}: write them in growing order")));
+        }
+        last = delay;
+        Ok(delay)
+    })?;
+    match delays.len() {
+        1..=10 => Ok(delays),
+        n => Err(field.wrong(format!("has {n} delays: write 1 to 10"))),
+    }
 }
 
 fn engine(section: &mut Section<'_, '_>) -> Outcome<EngineConfig> {

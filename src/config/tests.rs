@@ -74,6 +74,7 @@ fn everything_but_the_image_has_a_default() {
             timeout: 10 * second,
             delivery_limit: 20,
             reply_patience: 30 * second,
+            retry_delays: [1, 10, 60, 300].map(Duration::from_secs).into(),
         }
     );
     assert_eq!(config.engine, EngineConfig { timeout: 60 * second, ..EngineConfig::default() });
@@ -158,6 +159,33 @@ fn each_fault_has_its_place() {
         (
             "[broker]\ndelivery_limit = 0",
             "2:18: broker.delivery_limit: '0' is not in range: write a whole number from 1",
+        ),
+        ("[broker]\nretry_delays = \"1s\"", "2:16: broker.retry_delays: '1s' is not an array: write"),
+        ("[broker]\nretry_delays = []", "2:16: broker.retry_delays: has 0 delays: write 1 to 10"),
+        (
+            "[broker]\nretry_delays = [\"1s\",\"2s\",\"3s\",\"4s\",\"5s\",\"6s\",\"7s\",\"8s\",\"9s\",\"10s\",\"11s\"]",
+            "2:16: broker.retry_delays: has 11 delays: write 1 to 10",
+        ),
+        ("[broker]\nretry_delays = [1]", "2:17: broker.retry_delays[0]: '1' has no unit: write 1s or 1m"),
+        (
+            "[broker]\nretry_delays = [\"9ms\"]",
+            "2:17: broker.retry_delays[0]: '9ms' is not in range: write 10ms to 1d",
+        ),
+        (
+            "[broker]\nretry_delays = [\"25h\"]",
+            "2:17: broker.retry_delays[0]: '25h' is not in range: write 10ms to 1d",
+        ),
+        (
+            "[broker]\nretry_delays = [\"10ms 500us\"]",
+            "2:17: broker.retry_delays[0]: '10ms 500us' is not a whole number of milliseconds",
+        ),
+        (
+            "[broker]\nretry_delays = [\"1m\", \"1s\"]",
+            "2:23: broker.retry_delays[1]: '1s' is not longer than the delay before it, 1m: write them in growing order",
+        ),
+        (
+            "[broker]\nretry_delays = [\"1s\", \"1000ms\"]",
+            "2:23: broker.retry_delays[1]: '1000ms' is not longer than the delay before it, 1s",
         ),
         ("[engine]\nhost = \"docker.sock\"", "2:8: engine.host: not an engine's address: write"),
         (

@@ -10,7 +10,7 @@ use super::metrics::PoolSeries;
 use super::{Shutdown, Worker};
 use crate::attempt::{self, AttemptError, Controls, Ended, Plan};
 use crate::broker::{Properties, Publisher};
-use crate::config::PoolConfig;
+use crate::config::{PoolConfig, WorkerConfig};
 use crate::contract::PoolName;
 use crate::contract::event::{LeaseKind, Stream};
 use crate::contract::job::{self, Job, Rejection};
@@ -93,7 +93,8 @@ impl<'a> Case<'a> {
         let allowed = properties.reply_to.as_deref().is_none_or(|queue| self.worker.may_reply_to(queue));
         let mut replies =
             Replies::new(publisher, &self.worker.names, self.id.clone(), self.attempt, &properties, allowed);
-        let mut tries = Tries { ours: self.worker.config.retries, own: 1 };
+        let Worker { config: WorkerConfig { retries, .. }, retry_delays, .. } = self.worker;
+        let mut tries = Tries { ours: *retries, own: 1, delays: retry_delays };
         let report = match self.decode(&body, &properties) {
             Ok(mut job) => {
                 replies.set_metadata(job.metadata.take());

@@ -1,12 +1,14 @@
 //! How a delivery ends: the result for its publisher, a copy where one is due, and the settlement.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 
 use super::case::{Case, Report};
 use super::claims::{Claim, Unheard};
 use crate::broker::{Message, Properties, Publisher, Settle, Target};
-use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis};
-use crate::contract::topology::{KIND_HEADER, POOL_HEADER, REASON_HEADER};
+use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
+use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
 use crate::init::wire::End;
 use crate::outcome::{self, Disposition, Outcome};
 use crate::output::Output;
@@ -157,13 +159,14 @@ impl Ending {
             if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
                 properties.headers.clear();
             }
-            properties
-                .headers
-                .retain(|(name, _)| !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER));
+            properties.headers.retain(|(name, _)| {
+                !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER)
+            });
             properties.headers.extend([
                 (REASON_HEADER.to_owned(), reason.message.clone()),
                 (KIND_HEADER.to_owned(), reason.kind.as_str().to_owned()),
                 (POOL_HEADER.to_owned(), case.pool.to_string()),
+                (DIED_AT_HEADER.to_owned(), timestamp(SystemTime::now())),
             ]);
         }
         Message { target, body, properties }

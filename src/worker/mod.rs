@@ -20,6 +20,7 @@ mod ending;
 mod metrics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -39,6 +40,7 @@ use crate::running::Running;
 /// What all seats share.
 pub struct Worker {
     config: WorkerConfig,
+    retry_delays: Vec<Duration>,
     names: Names,
     pools: Pools,
     broker: Arc<dyn Broker>,
@@ -60,6 +62,7 @@ impl Worker {
     /// A worker over these pools and this broker.
     pub fn new(
         config: WorkerConfig,
+        retry_delays: Vec<Duration>,
         names: Names,
         pools: Pools,
         broker: Arc<dyn Broker>,
@@ -67,7 +70,7 @@ impl Worker {
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
-        Worker { config, names, pools, broker, running, claims: Claims::default(), metrics }
+        Worker { config, retry_delays, names, pools, broker, running, claims: Claims::default(), metrics }
     }
 
     /// Whether anything may be sent to this queue.

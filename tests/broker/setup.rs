@@ -15,7 +15,7 @@ use prewarm::broker::topology::Topology;
 use prewarm::broker::{Broker, Consumer, Delivery, Message, Properties, Publisher, Routed, Target};
 use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::PoolName;
-use prewarm::contract::topology::Names;
+use prewarm::contract::topology::{Names, RETRY_DELAYS};
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 
@@ -82,6 +82,7 @@ impl Setup {
                 timeout: Duration::from_secs(5),
                 delivery_limit: 20,
                 reply_patience: Duration::from_secs(30),
+                retry_delays: RETRY_DELAYS.into(),
             },
             pool: PoolName::new("build").unwrap(),
             admin,
@@ -108,7 +109,8 @@ impl Setup {
     }
 
     pub fn topology(&self) -> Topology {
-        Topology::new(&self.names, [&self.pool], self.config.delivery_limit)
+        let BrokerConfig { delivery_limit, retry_delays, .. } = &self.config;
+        Topology::new(&self.names, [&self.pool], *delivery_limit, retry_delays)
     }
 
     /// A worker's broker, connected.

@@ -93,7 +93,7 @@ impl Amqp {
     ) -> Result<Amqp, BrokerError> {
         let address = Address::parse(&config.url, config.heartbeat)?;
         let names = Names::new(&config.prefix);
-        let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit));
+        let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit, &config.retry_delays));
         let health = Arc::new(Health::new(metrics));
         let closing = CancellationToken::new();
         let start = |part, role, prepare| {

@@ -58,7 +58,8 @@ pub async fn probe<'a>(
     pools: impl IntoIterator<Item = &'a PoolName>,
 ) -> Result<ProbeReport, BrokerError> {
     let address = Address::parse(&config.url, config.heartbeat)?;
-    let topology = Topology::new(&Names::new(&config.prefix), pools, config.delivery_limit);
+    let names = Names::new(&config.prefix);
+    let topology = Topology::new(&names, pools, config.delivery_limit, &config.retry_delays);
     let link = Link::open(&address, "prewarm check", config.timeout).await?;
     let findings = topology.survey(&link, config.topology, Missing::Report).await;
     link.close().await;
