@@ -44,7 +44,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         worker = config.worker.name,
         version = env!("CARGO_PKG_VERSION"),
         pools = config.pools.len(),
-        broker = config.broker.address(),
+        broker = config.broker.addresses(),
         listen = %config.http.listen,
         "starting"
     );

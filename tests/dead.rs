@@ -47,7 +47,8 @@ impl Morgue<'_> {
         let pools = ["box", "other"].map(|pool| PoolName::new(pool).unwrap());
         let settings = BrokerConfig {
             reply_patience: Duration::from_secs(30),
-            url: broker::url(),
+            urls: vec![broker::url()],
+            tls: prewarm::config::TlsConfig::default(),
             prefix: site.name.clone(),
             topology: TopologyMode::Declare,
             heartbeat: Duration::from_secs(10),

@@ -7,7 +7,7 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation};
 
-use super::amqp::address::Address;
+use super::amqp::address::{Addresses, none_worked};
 use super::amqp::link::{Link, short};
 use super::amqp::properties;
 use super::{BrokerError, Properties, Routed};
@@ -24,6 +24,18 @@ pub struct Client {
     replies: lapin::Consumer,
 }
 
+/// A connection to the first address that works, with `name` to be seen in RabbitMQ's list of connections.
+pub(super) async fn open(config: &BrokerConfig, name: &str) -> Result<Link, BrokerError> {
+    let mut errors = Vec::new();
+    for address in Addresses::of(config)?.in_turn() {
+        match Link::open(&address, name, config.timeout).await {
+            Ok(link) => return Ok(link),
+            Err(error) => errors.push(error),
+        }
+    }
+    Err(none_worked(errors))
+}
+
 /// One reply to a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
@@ -37,10 +49,9 @@ impl Client {
     /// Connects, and makes a reply queue that the broker deletes when this connection ends.
     ///
     /// # Errors
-    /// [`BrokerError::Connect`] or [`BrokerError::Timeout`].
+    /// [`BrokerError::Connect`], [`BrokerError::NoAddress`] or [`BrokerError::Timeout`].
     pub async fn connect(config: &BrokerConfig, name: &str) -> Result<Client, BrokerError> {
-        let address = Address::parse(&config.url, config.heartbeat)?;
-        let link = Link::open(&address, name, config.timeout).await?;
+        let link = open(config, name).await?;
         let made = |fault| link.broker_error("making a reply queue", &fault);
         let channel = link.channel().await.map_err(made)?;
         let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };

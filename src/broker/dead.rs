@@ -23,8 +23,8 @@ use serde_json::{Map, Value};
 pub use letter::{Letter, UNKNOWN};
 
 use super::BrokerError;
-use super::amqp::address::Address;
 use super::amqp::link::{Fault, Flow, Link, short};
+use super::client;
 use crate::config::BrokerConfig;
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
@@ -66,8 +66,7 @@ impl DeadLetters {
     /// # Errors
     /// [`BrokerError::Topology`] if there is no such queue or it may not be read; others if the broker can't be asked.
     pub async fn open(config: &BrokerConfig) -> Result<DeadLetters, BrokerError> {
-        let address = Address::parse(&config.url, config.heartbeat)?;
-        let link = Link::open(&address, "prewarm dead", config.timeout).await?;
+        let link = client::open(config, "prewarm dead").await?;
         let names = Names::new(&config.prefix);
         let passive = QueueDeclareOptions { passive: true, ..Default::default() };
         let channel = link.channel().await.map_err(|fault| link.broker_error("opening a channel", &fault))?;
@@ -75,12 +74,12 @@ impl DeadLetters {
         let found = link.ask("looking for the queue of dead letters", look).await;
         let at_start = found.map_err(|fault| unreadable(&link, &names, &fault))?.message_count();
         Ok(DeadLetters {
+            address: link.address().to_string(),
             link,
             channel,
             publishing: None,
             names,
             delivery_limit: config.delivery_limit,
-            address: address.to_string(),
             at_start,
             taken: 0,
         })

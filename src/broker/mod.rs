@@ -5,6 +5,7 @@
 //! own on the other connection; so an acknowledgement timeout, a returned message or a closed channel concerns
 //! one job. Both live through outages: they reconnect by themselves, and wait meanwhile.
 
+pub mod ack_timeout;
 pub mod amqp;
 pub mod client;
 pub mod dead;
@@ -201,6 +202,9 @@ pub enum BrokerError {
         /// What happened, and what to do.
         reason: String,
     },
+    /// None of several addresses of the broker could be used.
+    #[error("no address of the broker works: {0}")]
+    NoAddress(String),
     /// The exchanges and queues are not as needed.
     #[error("broker topology: {0}")]
     Topology(String),

@@ -23,6 +23,7 @@ mod security;
 mod source;
 mod storage;
 mod suggest;
+mod tls;
 mod values;
 mod variables;
 
@@ -36,6 +37,7 @@ use crate::contract::PoolName;
 
 pub use fault::{Fault, Faults, Place, Position};
 pub use load::{Loaded, environment, load, load_broker, parse};
+pub use tls::{Identity, TlsConfig, TlsFault};
 
 /// Everything that the operator configures.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,9 +57,12 @@ pub struct Config {
 /// `[broker]`: where jobs come from.
 #[derive(Clone, PartialEq)]
 pub struct BrokerConfig {
-    /// `url`: `amqp://` or `amqps://`; default `amqp://guest:guest@127.0.0.1:5672/%2f`. Its password never
-    /// appears in a log: use [`BrokerConfig::address`].
-    pub url: String,
+    /// `url`: `amqp://` or `amqps://`; default `amqp://guest:guest@127.0.0.1:5672/%2f`. An array, or several with commas
+    /// between them, are the nodes of one cluster, tried in turn; each with its own user, password and vhost. At least one.
+    /// No password ever appears in a log: use [`BrokerConfig::addresses`].
+    pub urls: Vec<String>,
+    /// `tls`: for `amqps://`.
+    pub tls: TlsConfig,
     /// `prefix` of all exchanges and queues: the characters of a pool's name; default `prewarm`.
     pub prefix: String,
     /// `topology`: whether to declare exchanges and queues or only to check that they exist;
@@ -79,9 +84,10 @@ pub struct BrokerConfig {
 }
 
 impl BrokerConfig {
-    /// The broker's URL without user and password, for people.
-    pub fn address(&self) -> String {
-        address::without_user(&self.url)
+    /// The broker's URLs without user and password, for people.
+    pub fn addresses(&self) -> String {
+        let shown: Vec<String> = self.urls.iter().map(|url| address::without_user(url)).collect();
+        shown.join(", ")
     }
 }
 
@@ -89,7 +95,8 @@ impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By pattern, so that a new field can't be forgotten here.
         let BrokerConfig {
-            url: _,
+            urls: _,
+            tls,
             prefix,
             topology,
             heartbeat,
@@ -99,7 +106,8 @@ impl fmt::Debug for BrokerConfig {
             retry_delays,
         } = self;
         f.debug_struct("BrokerConfig")
-            .field("address", &self.address())
+            .field("addresses", &self.addresses())
+            .field("tls", tls)
             .field("prefix", prefix)
             .field("topology", topology)
             .field("heartbeat", heartbeat)

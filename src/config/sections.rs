@@ -5,12 +5,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::address::{check_broker, check_engine};
+use super::address::{check_broker, check_engine, split_urls};
 use super::field::Field;
 use super::pool::pool;
 use super::reader::{Outcome, Section};
+use super::tls::tls;
 use super::values::{LONGEST, choice, duration, list, number, size, text, within};
-use super::{BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TopologyMode, WorkerConfig};
+use super::{
+    BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TlsConfig, TopologyMode, WorkerConfig,
+};
 use crate::contract::PoolName;
 use crate::contract::topology::RETRY_DELAYS;
 
@@ -73,8 +76,8 @@ pub(super) fn broker_alone(root: &mut Section<'_, '_>) -> Outcome<BrokerConfig> 
 }
 
 fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
-    let url = section
-        .or("url", "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(), |field| address(field, check_broker));
+    let urls = section.or("url", vec!["amqp://guest:guest@127.0.0.1:5672/%2f".to_owned()], broker_urls);
+    let tls = section.section("tls", tls);
     let prefix = section.or("prefix", "prewarm".to_owned(), name);
     let topology = section.or(
         "topology",
@@ -87,8 +90,14 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let reply_patience =
         section.or("reply_patience", 30 * SECOND, within(duration, Duration::ZERO..=60 * MINUTE, "0s to 1h"));
     let retry_delays = section.or("retry_delays", RETRY_DELAYS.to_vec(), delays);
+    let (urls, tls) = (urls?, tls?);
+    if tls != TlsConfig::default() && !urls.iter().any(|url| url.starts_with("amqps://")) {
+        let message = "of no effect, since no address in broker.url starts with amqps://: write it so, or leave this out";
+        return Err(section.wrong("tls", message));
+    }
     Ok(BrokerConfig {
-        url: url?,
+        urls,
+        tls,
         prefix: prefix?,
         topology: topology?,
         heartbeat: heartbeat?,
@@ -120,6 +129,23 @@ fn delays(field: &mut Field<'_, '_>) -> Outcome<Vec<Duration>> {
         1..=10 => Ok(delays),
         n => Err(field.wrong(format!("has {n} delays: write 1 to 10"))),
     }
+}
+
+/// One URL, several with commas between them (as a variable has to be), or an array.
+fn broker_urls(field: &mut Field<'_, '_>) -> Outcome<Vec<String>> {
+    let urls = if field.value().is_array() {
+        field.each("an array", |field| address(field, check_broker))?
+    } else {
+        let Some(text) = field.text() else {
+            return Err(field.wrong("not text: write an address in quotes, or an array of them"));
+        };
+        let urls: Vec<String> = split_urls(text).map(str::to_owned).collect();
+        for url in &urls {
+            check_broker(url).map_err(|message| field.wrong(message))?;
+        }
+        urls
+    };
+    if urls.is_empty() { Err(field.wrong("empty: write at least one address")) } else { Ok(urls) }
 }
 
 fn engine(section: &mut Section<'_, '_>) -> Outcome<EngineConfig> {

@@ -67,7 +67,8 @@ fn everything_but_the_image_has_a_default() {
     assert_eq!(
         config.broker,
         BrokerConfig {
-            url: "amqp://guest:guest@127.0.0.1:5672/%2f".into(),
+            urls: vec!["amqp://guest:guest@127.0.0.1:5672/%2f".into()],
+            tls: TlsConfig::default(),
             prefix: "prewarm".into(),
             topology: TopologyMode::Declare,
             heartbeat: 10 * second,
@@ -148,6 +149,15 @@ fn each_fault_has_its_place() {
     for (key, fault) in [
         ("[broker]\nurl = \"http://u:secret@h\"", "2:7: broker.url: not a broker's URL: write"),
         ("[broker]\nurl = 5", "2:7: broker.url: not text: write"),
+        ("[broker]\nurl = [\"amqp://u:secret@h\", \"amqp://u:secret@\"]", "2:29: broker.url[1]: has no host"),
+        ("[broker]\nurl = []", "2:7: broker.url: empty: write at least one"),
+        ("[broker]\nurl = [5]", "2:8: broker.url[0]: not text: write"),
+        ("[broker.tls]\ncert = \"x\"", "2:8: broker.tls.cert: needs its key"),
+        ("[broker.tls]\nkey = \"x\"", "2:7: broker.tls.key: needs its certificate"),
+        ("[broker.tls]\nca = \"/nonexistent\"", "2:6: broker.tls.ca: '/nonexistent' can't be read"),
+        ("[broker.tls]\nserver_name = \"a b\"", "2:15: broker.tls.server_name: 'a b' is not a host's name"),
+        ("[broker.tls]\nserver_name = \"h\"", "broker.tls: of no effect"),
+        ("[broker.tls]\ninsecure = true", "2:1: broker.tls: unknown key 'insecure'"),
         ("[broker]\nprefix = \"a b\"", "2:10: broker.prefix: 'a b' is not a name: use 1 to 64"),
         (
             "[broker]\ntopology = \"chek\"",
@@ -477,7 +487,7 @@ fn variables_lie_over_the_file() {
     let text = "[broker]\nurl = 5\n[pool.\"My-build.x\"]\nimage = \"x\"\nidle = 8\ntimeout = \"1h\"\n\
                 env = { C = \"3\" }\n";
     let config = parse_with(text, &variables).unwrap_or_else(|faults| panic!("{faults}")).config;
-    assert_eq!(config.broker.url, "amqps://other/v", "what it replaces isn't even looked at");
+    assert_eq!(config.broker.urls, ["amqps://other/v"], "what it replaces isn't even looked at");
     assert_eq!(config.http.listen.to_string(), "[::]:1");
     assert_eq!(config.engine.host.as_deref(), Some("unix:///run/docker.sock"));
     assert_eq!(config.worker.drain_timeout, Duration::from_secs(300));
@@ -491,6 +501,19 @@ fn variables_lie_over_the_file() {
     assert_eq!((pool.cpus_milli, pool.memory, pool.read_only), (Some(2000), Some(1 << 30), true));
     assert_eq!(pool.args.as_deref(), Some(&["true".to_owned(), "1".to_owned()][..]));
     assert_eq!(pool.env, [("B".into(), "2".into()), ("A".into(), "1".into())]);
+}
+
+#[test]
+fn the_broker_may_have_several_addresses() {
+    let urls = |text: &str, environment: &[(&str, &str)]| {
+        let text = format!("[broker]\n{text}\n{MINIMAL}");
+        parse_with(&text, environment).unwrap_or_else(|faults| panic!("{faults}")).config.broker.urls
+    };
+    let both = ["amqp://a", "amqps://b/v"];
+    assert_eq!(urls("url = [\"amqp://a\", \"amqps://b/v\"]", &[]), both);
+    assert_eq!(urls("url = \"amqp://a,amqps://b/v\"", &[]), both);
+    assert_eq!(urls("", &[("PREWARM_BROKER_URL", "amqp://a, amqps://b/v")]), both);
+    assert_eq!(urls("", &[("PREWARM_BROKER_URL", "[\"amqp://a\", \"amqps://b/v\"]")]), both);
 }
 
 #[test]
@@ -603,8 +626,9 @@ fn advice_is_no_fault() {
 
 #[test]
 fn the_password_is_never_shown() {
-    let config = loaded(&format!("[broker]\nurl = \"amqp://user:secret@h:1/v\"\n{MINIMAL}"));
-    assert_eq!(config.broker.address(), "amqp://h:1/v");
+    let urls = "[\"amqp://user:secret@h:1/v\", \"amqp://user:secret@i/v\"]";
+    let config = loaded(&format!("[broker]\nurl = {urls}\n{MINIMAL}"));
+    assert_eq!(config.broker.addresses(), "amqp://h:1/v, amqp://i/v");
     let debug = format!("{config:?}");
     assert!(debug.contains("amqp://h:1/v") && !debug.contains("secret"), "{debug}");
 }

@@ -65,14 +65,14 @@ fn an_acknowledgement_that_is_lost_on_its_way_causes_no_second_run() {
         let worker = site.worker().pool("box", &keys).start_with(&address).await;
         worker.until_ready().await;
         // basic.ack: method frame, class 60, method 80. Something that is none, of the same length, ends the connection.
-        proxy.tamper(&[0x00, 0x3c, 0x00, 0x50, 0, 0, 0, 0], &[0x7f, 0x7f, 0x7f, 0x7f, 0, 0, 0, 0]);
+        proxy.tamper(Some((&[0x00, 0x3c, 0x00, 0x50, 0, 0, 0, 0], &[0x7f, 0x7f, 0x7f, 0x7f, 0, 0, 0, 0])));
         let job = site.broker.submit("box", Job::shell("echo run >>/marks/job")).await;
         site.broker.finished(&job).await;
         eventually("the connection was lost", async || {
             (worker.metrics().await.get("prewarm_broker_reconnects_total", &[]) >= 1.0).then_some(())
         })
         .await;
-        proxy.honest();
+        proxy.tamper(None);
         eventually("adopted", async || (adopted(&worker).await >= 1.0).then_some(())).await;
         assert!(worker.stop().await.success());
         assert_eq!(marks.runs("job"), 1);

@@ -24,13 +24,13 @@ use lapin::message::Delivery as RawDelivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
-use lapin::types::FieldTable;
 use uuid::Uuid;
 
 use super::Shared;
 use super::health::Part;
 use super::link::{Fault, Link, short};
 use super::properties;
+use crate::broker::topology::consumer_arguments;
 use crate::broker::{BrokerError, Consumer, Delivery, Origin, Receipt, Settle};
 use crate::contract::PoolName;
 use crate::retry::Backoff;
@@ -158,7 +158,7 @@ impl Session {
             short(queue),
             short(&tag),
             BasicConsumeOptions::default(),
-            FieldTable::default(),
+            consumer_arguments(),
         );
         let deliveries = link.ask("starting to consume", consume).await?;
         unfinished.finished();

@@ -17,6 +17,7 @@
 pub(crate) mod address;
 mod consumer;
 mod control;
+mod explain;
 mod health;
 mod line;
 pub(crate) mod link;
@@ -37,7 +38,7 @@ pub use address::redacted;
 pub use health::BrokerMetrics;
 pub use probe::{ProbeReport, Server, probe};
 
-use self::address::Address;
+use self::address::Addresses;
 use self::consumer::AmqpConsumer;
 use self::control::AmqpControl;
 use self::health::{Health, Part};
@@ -84,21 +85,21 @@ impl Amqp {
     /// Starts connecting, and keeps connected until [`Broker::close`]. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// If the URL is none. That the broker can't be reached is no error: it may come.
+    /// If a URL is none. That the broker can't be reached is no error: it may come.
     pub fn new<'a>(
         config: &BrokerConfig,
         worker: &str,
         pools: impl IntoIterator<Item = &'a PoolName>,
         metrics: BrokerMetrics,
     ) -> Result<Amqp, BrokerError> {
-        let address = Address::parse(&config.url, config.heartbeat)?;
+        let addresses = Addresses::of(config)?;
         let names = Names::new(&config.prefix);
         let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit, &config.retry_delays));
         let health = Arc::new(Health::new(metrics));
         let closing = CancellationToken::new();
         let start = |part, role, prepare| {
             let config = LineConfig {
-                address: address.clone(),
+                addresses: addresses.clone(),
                 name: format!("prewarm {worker} ({role})"),
                 timeout: config.timeout,
                 part,
