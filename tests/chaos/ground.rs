@@ -1,0 +1,65 @@
+//! Where a run takes place: a broker and an engine, shared or of the test's own.
+
+use std::cell::RefCell;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use crate::nodes::Nodes;
+use crate::support::own_engine::OwnEngine;
+use crate::support::{broker, engine};
+
+pub struct Ground<'a> {
+    /// Where publishers and readers find the broker: the addresses are tried in turn.
+    pub urls: Vec<String>,
+    /// For the table.
+    pub broker: String,
+    /// As in `DOCKER_HOST`, if it isn't the shared one.
+    pub engine_host: Option<String>,
+    own_engine: Option<&'a RefCell<OwnEngine>>,
+    /// For the pool, as in the configuration.
+    pub network: &'static str,
+}
+
+impl<'a> Ground<'a> {
+    /// The servers that all tests share.
+    pub fn shared() -> Ground<'static> {
+        Ground {
+            urls: vec![broker::url()],
+            broker: "shared".into(),
+            engine_host: None,
+            own_engine: None,
+            network: "\"none\"",
+        }
+    }
+
+    pub fn on_nodes(nodes: &Nodes) -> Ground<'static> {
+        Ground { urls: nodes.urls(), broker: nodes.version.clone(), ..Ground::shared() }
+    }
+
+    pub fn on_engine(engine: &'a RefCell<OwnEngine>) -> Ground<'a> {
+        Ground {
+            engine_host: Some(engine.borrow().host()),
+            own_engine: Some(engine),
+            // It has no bridge, and this is the cheapest besides.
+            network: "\"host\"",
+            ..Ground::shared()
+        }
+    }
+
+    /// Containers that these workers have left. They go by themselves, a moment after the worker.
+    pub async fn containers_left(&self, workers: &[String]) -> usize {
+        let count = || match self.own_engine {
+            Some(engine) => engine.borrow().containers().len(),
+            None => workers.iter().map(|worker| engine::containers(worker).len()).sum(),
+        };
+        let begun = Instant::now();
+        loop {
+            let left = tokio::task::block_in_place(count);
+            if left == 0 || begun.elapsed() > Duration::from_secs(10) {
+                return left;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
