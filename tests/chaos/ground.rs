@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::nodes::Nodes;
+use crate::support::engine::Container;
 use crate::support::own_engine::OwnEngine;
 use crate::support::{broker, engine};
 
@@ -47,16 +48,20 @@ impl<'a> Ground<'a> {
         }
     }
 
-    /// Containers that these workers have left. They go by themselves, a moment after the worker.
-    pub async fn containers_left(&self, workers: &[String]) -> usize {
-        let count = || match self.own_engine {
-            Some(engine) => engine.borrow().containers().len(),
-            None => workers.iter().map(|worker| engine::containers(worker).len()).sum(),
-        };
+    /// Containers of these workers, in every state.
+    fn containers(&self, workers: &[String]) -> Vec<Container> {
+        match self.own_engine {
+            Some(engine) => engine.borrow().containers(),
+            None => workers.iter().flat_map(|worker| engine::containers(worker)).collect(),
+        }
+    }
+
+    /// Containers that these workers have left, after a while: they go by themselves, a moment after the worker.
+    pub async fn containers_left(&self, workers: &[String]) -> Vec<Container> {
         let begun = Instant::now();
         loop {
-            let left = tokio::task::block_in_place(count);
-            if left == 0 || begun.elapsed() > Duration::from_secs(10) {
+            let left = tokio::task::block_in_place(|| self.containers(workers));
+            if left.is_empty() || begun.elapsed() > Duration::from_secs(5) {
                 return left;
             }
             sleep(Duration::from_millis(200)).await;
