@@ -23,6 +23,8 @@ struct Entry {
     confirmed: bool,
     /// Published more than once, since the first time was never confirmed: there may be two messages of it.
     twice: bool,
+    /// Thrown away on purpose.
+    purged: bool,
     /// Final results, each once, however often the broker has given it out.
     results: Vec<(Vec<u8>, Value)>,
     /// Why it is among the dead letters, each time.
@@ -76,6 +78,7 @@ impl Books {
             expect,
             confirmed: false,
             twice: false,
+            purged: false,
             results: Vec::new(),
             dead: Vec::new(),
             attempts: BTreeMap::new(),
@@ -98,7 +101,7 @@ impl Books {
     /// Those that have come to nothing yet were thrown away on purpose.
     pub fn forget_open(&mut self) {
         for id in self.open() {
-            self.jobs.remove(&id);
+            self.jobs.get_mut(&id).unwrap().purged = true;
         }
     }
 
@@ -137,7 +140,9 @@ impl Books {
 
     /// Jobs that are confirmed and have come to nothing yet.
     pub fn open(&self) -> Vec<String> {
-        let open = |entry: &Entry| entry.confirmed && entry.results.is_empty() && entry.dead.is_empty();
+        let open = |entry: &Entry| {
+            entry.confirmed && !entry.purged && entry.results.is_empty() && entry.dead.is_empty()
+        };
         self.jobs.iter().filter(|(_, entry)| open(entry)).map(|(id, _)| id.clone()).collect()
     }
 

@@ -1,7 +1,7 @@
 //! Reads what comes back, through all outages: each message is acknowledged when it is in the books.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
@@ -62,19 +62,23 @@ async fn read(url: &str, queue: &str, holds: Holds, books: &Mutex<Books>) -> lap
     };
     let Ok(opened) = timeout(Duration::from_secs(5), opening).await else { return Ok(()) };
     let (connection, channel, mut consumer) = opened?;
-    loop {
-        // lapin's streams don't always tell of the end.
+    let mut last = Instant::now();
+    // lapin's streams don't always tell of the end, nor do brokers whose queue has lost its leader: so nothing that is
+    // silent is trusted for long.
+    while last.elapsed() < Duration::from_secs(5) {
         match timeout(Duration::from_millis(300), consumer.next()).await {
             Ok(Some(Ok(delivery))) => {
                 let tag = delivery.delivery_tag;
                 note(delivery, holds, books);
                 channel.basic_ack(tag, BasicAckOptions::default()).await?;
+                last = Instant::now();
             }
-            Ok(_) => return Ok(()),
             Err(_) if connection.status().connected() && channel.status().connected() => {}
-            Err(_) => return Ok(()),
+            Ok(_) | Err(_) => return Ok(()),
         }
     }
+    let closing = connection.close(200, "OK".into());
+    timeout(Duration::from_secs(2), closing).await.unwrap_or(Ok(()))
 }
 
 fn note(delivery: Delivery, holds: Holds, books: &Mutex<Books>) {

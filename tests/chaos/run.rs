@@ -291,6 +291,9 @@ impl<'a> Run<'a> {
         let containers_left = self.containers_left().await;
         let marks = fs::read_to_string(self.marks.join("runs")).unwrap_or_default();
         let tally = self.books().close(&marks);
+        if !tally.lost.is_empty() {
+            self.explain(&tally.lost, &marks).await;
+        }
         let row = Row {
             fault: self.fault.clone(),
             broker: self.ground.broker.clone(),
@@ -315,6 +318,21 @@ impl<'a> Run<'a> {
         }
         assert!(wrong.is_empty(), "{}: {}", self.fault, wrong.join("\n"));
         tally
+    }
+
+    /// What there is to be known of jobs that are lost.
+    async fn explain(&self, lost: &[String], marks: &str) {
+        for id in lost {
+            let of_id: Vec<&str> = marks.lines().filter(|line| line.split(' ').next() == Some(id)).collect();
+            println!("{}: lost {id}: {of_id:?}", self.fault);
+        }
+        let connection = connect(&self.ground.urls[0]).await.unwrap();
+        for queue in ["replies", "results", "dead"].map(|name| format!("{}.{name}", self.site.name)) {
+            let channel = connection.create_channel().await.unwrap();
+            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+            let asked = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
+            println!("{}: {queue}: {:?} messages", self.fault, asked.map(|queue| queue.message_count()));
+        }
     }
 
     /// Containers that are left after a sweep. What the engine carried out of a killed worker's requests when the next one
