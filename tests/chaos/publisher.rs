@@ -94,9 +94,16 @@ impl<'a> Publisher<'a> {
             () = lost => Tried::Unknown,
         };
         if matches!(tried, Tried::Unknown) {
-            self.open = None;
+            self.give_up();
         }
         tried
+    }
+
+    /// Ends the connection: one that is only dropped may live on.
+    fn give_up(&mut self) {
+        if let Some((connection, _)) = self.open.take() {
+            tokio::spawn(async move { timeout(CONNECT, connection.close(200, "OK".into())).await });
+        }
     }
 
     async fn channel(&mut self) -> Channel {
@@ -107,7 +114,7 @@ impl<'a> Publisher<'a> {
             {
                 return channel.clone();
             }
-            self.open = None;
+            self.give_up();
             for url in self.urls {
                 let opening = async {
                     let connection = connect(url).await?;

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, Consumer};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ impl Reader {
                 loop {
                     for url in &urls {
                         // Whatever ends it: the broker is away, the queue isn't declared yet, …
-                        _ = read(url, &queue, holds, &books).await;
+                        read(url, &queue, holds, &books).await;
                     }
                     sleep(Duration::from_millis(200)).await;
                 }
@@ -51,34 +52,38 @@ impl Drop for Reader {
     }
 }
 
-async fn read(url: &str, queue: &str, holds: Holds, books: &Mutex<Books>) -> lapin::Result<()> {
-    let opening = async {
-        let connection = connect(url).await?;
-        let channel = connection.create_channel().await?;
-        channel.basic_qos(200, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-        Ok::<_, lapin::Error>((connection, channel, consumer))
-    };
-    let Ok(opened) = timeout(Duration::from_secs(5), opening).await else { return Ok(()) };
-    let (connection, channel, mut consumer) = opened?;
-    let mut last = Instant::now();
-    // lapin's streams don't always tell of the end, nor do brokers whose queue has lost its leader: so nothing that is
-    // silent is trusted for long.
-    while last.elapsed() < Duration::from_secs(5) {
-        match timeout(Duration::from_millis(300), consumer.next()).await {
-            Ok(Some(Ok(delivery))) => {
-                let tag = delivery.delivery_tag;
-                note(delivery, holds, books);
-                channel.basic_ack(tag, BasicAckOptions::default()).await?;
-                last = Instant::now();
+/// Reads on a connection of its own until that ends, or nothing has come for a while.
+async fn read(url: &str, queue: &str, holds: Holds, books: &Mutex<Books>) {
+    let patience = Duration::from_secs(5);
+    let Ok(Ok(connection)) = timeout(patience, connect(url)).await else { return };
+    if let Ok(Ok((channel, mut consumer))) = timeout(patience, consume(&connection, queue)).await {
+        let mut last = Instant::now();
+        // lapin's streams don't always tell of the end, nor do brokers whose queue has lost its leader: so nothing that is
+        // silent is trusted for long.
+        while last.elapsed() < patience && connection.status().connected() && channel.status().connected() {
+            let delivery = match timeout(Duration::from_millis(300), consumer.next()).await {
+                Ok(Some(Ok(delivery))) => delivery,
+                Ok(_) => break,
+                Err(_) => continue,
+            };
+            let tag = delivery.delivery_tag;
+            note(delivery, holds, books);
+            if channel.basic_ack(tag, BasicAckOptions::default()).await.is_err() {
+                break;
             }
-            Err(_) if connection.status().connected() && channel.status().connected() => {}
-            Ok(_) | Err(_) => return Ok(()),
+            last = Instant::now();
         }
     }
-    let closing = connection.close(200, "OK".into());
-    timeout(Duration::from_secs(2), closing).await.unwrap_or(Ok(()))
+    // One that is only dropped may live on, and consume without anybody reading: what was asked of it too late is carried out.
+    _ = timeout(patience, connection.close(200, "OK".into())).await;
+}
+
+async fn consume(connection: &Connection, queue: &str) -> lapin::Result<(Channel, Consumer)> {
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(200, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    Ok((channel, consumer))
 }
 
 fn note(delivery: Delivery, holds: Holds, books: &Mutex<Books>) {

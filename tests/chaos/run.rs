@@ -416,8 +416,8 @@ impl<'a> Probe<'a> {
     async fn messages(&mut self) -> Option<usize> {
         let counted = tokio::time::timeout(Duration::from_secs(5), self.count()).await;
         let counted = counted.ok().and_then(Result::ok);
-        if counted.is_none() {
-            self.open = None;
+        if let (None, Some((connection, _))) = (counted, self.open.take_if(|_| counted.is_none())) {
+            tokio::spawn(async move { connection.close(200, "OK".into()).await });
         }
         counted
     }
