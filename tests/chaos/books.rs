@@ -60,6 +60,8 @@ pub struct Tally {
     pub dead: usize,
     /// Jobs that ran more than once: how many there are of each list of attempts seen.
     pub duplicated: BTreeMap<Vec<u64>, usize>,
+    /// Jobs that ran more than once and were published more than once, since the first time was not confirmed.
+    pub published_twice: usize,
     pub lost: Vec<String>,
     pub unexpected: Vec<String>,
     /// The longest from the end of a fault to the next result.
@@ -167,7 +169,9 @@ impl Books {
             tally.completed += usize::from(ended > 0);
             tally.failed +=
                 usize::from(ended > 0 && entry.results.iter().all(|(_, r)| r["status"] != "succeeded"));
-            if ran.len() > 1 {
+            if ran.len() > 1 && entry.twice {
+                tally.published_twice += 1;
+            } else if ran.len() > 1 {
                 *tally.duplicated.entry(entry.attempts.keys().copied().collect()).or_default() += 1;
             }
             unexpected.extend(entry.faults(ran).map(|fault| format!("{id}: {fault}")));

@@ -51,7 +51,7 @@ impl Lane {
                 let text = panic.downcast_ref::<&str>().map(|why| (*why).to_owned());
                 panic.downcast_ref::<String>().cloned().or(text).unwrap_or_default()
             });
-            report::verdict(&shown, held.as_ref().map(|()| ()).map_err(String::as_str));
+            report::verdict(&shown, held.as_ref().copied().map_err(String::as_str));
             self.failed.extend(held.err().map(|why| format!("{shown}: {why}")));
         }
     }

@@ -27,15 +27,17 @@ pub struct Row {
 impl Row {
     fn line(&self) -> String {
         let t = &self.tally;
-        let duplicated = match t.duplicates() {
+        let mut kinds: Vec<String> = Vec::new();
+        for (attempts, jobs) in &t.duplicated {
+            let attempts = attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+            kinds.push(format!("{attempts} ×{jobs}"));
+        }
+        if t.published_twice > 0 {
+            kinds.push(format!("published twice ×{}", t.published_twice));
+        }
+        let duplicated = match t.duplicates() + t.published_twice {
             0 => "0".to_owned(),
-            all => {
-                let kinds = t.duplicated.iter().map(|(attempts, jobs)| {
-                    let attempts = attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-                    format!("{attempts} ×{jobs}")
-                });
-                format!("{all} ({})", kinds.collect::<Vec<_>>().join("; "))
-            }
+            all => format!("{all} ({})", kinds.join("; ")),
         };
         let recovery = t.recovery.map_or("–".to_owned(), |d| format!("{:.1} s", d.as_secs_f64()));
         let mut line = format!("| {} | {} ", self.fault, self.broker);
