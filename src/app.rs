@@ -22,8 +22,12 @@ use crate::pool::presence::{self, Presence};
 use crate::pool::sweep::{self, Sweep};
 use crate::pool::{Owner, Pools};
 use crate::running::Running;
+use crate::service;
 use crate::worker::{Shutdown, Worker};
 
+/// How long after the last job must have ended its result and acknowledgement are waited for. Longer than the broker's
+/// restart; what isn't acknowledged then is given out again.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
 /// How long the removal of all containers may take at the end. What is left then ends by itself, since its stream does.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,7 +44,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         worker = config.worker.name,
         version = env!("CARGO_PKG_VERSION"),
         pools = config.pools.len(),
-        broker = config.broker.address(),
+        broker = config.broker.addresses(),
         listen = %config.http.listen,
         "starting"
     );
@@ -61,7 +65,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     let sweeper = tokio::spawn(sweep::run(engine, sweep, sweep::interval(config.engine.timeout)));
     let broker =
         Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
-    let running = Running::default();
+    let running = Running::new(config.worker.cancel_memory);
     let shutdown = Shutdown::default();
     let view = View {
         worker: name.clone(),
@@ -77,8 +81,15 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     let port = tokio::spawn(http::serve(listener, view, http_stop.clone()));
 
     let drain_timeout = config.worker.drain_timeout;
-    let worker =
-        Arc::new(Worker::new(config.worker.clone(), names, pools.clone(), broker.clone(), running, &metrics));
+    let worker = Arc::new(Worker::new(
+        config.worker.clone(),
+        config.broker.retry_delays.clone(),
+        names,
+        pools.clone(),
+        broker.clone(),
+        running,
+        &metrics,
+    ));
     let seats = TaskTracker::new();
     for (pool, settings) in &config.pools {
         for _ in 0..settings.concurrency {
@@ -87,7 +98,14 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         }
     }
     seats.close();
+    let obeying = {
+        let worker = Arc::clone(&worker);
+        tokio::spawn(async move { worker.obey().await })
+    };
 
+    let watchdog = tokio::spawn(service::feed_watchdog());
+    service::ready();
+    let longest_grace = config.pools.values().map(|pool| pool.stop_grace).max().unwrap_or_default();
     let told = signals.until_stop(config, &pools, reload).await;
     tracing::info!(
         signal = told,
@@ -95,23 +113,27 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     );
     // Intake first; then what runs; then the containers; then what carries the news.
     shutdown.drain.cancel();
+    let patience = tokio::spawn(service::draining());
     let orderly = async {
         if tokio::time::timeout(drain_timeout, seats.wait()).await.is_err() {
             tracing::warn!("drain_timeout is over: stopping what still runs; other workers will retry it");
             shutdown.stop.cancel();
-            seats.wait().await;
+            if tokio::time::timeout(longest_grace + SETTLE_PATIENCE, seats.wait()).await.is_err() {
+                tracing::warn!("the broker can't be told how some jobs ended; it will give them out again");
+            }
         }
         sweeper.abort();
         let cleared = tokio::time::timeout(REMOVAL_PATIENCE, pools.close()).await.is_ok();
         if !cleared {
             tracing::warn!("not all containers could be removed in time; they end by themselves");
         }
+        obeying.abort();
         broker.close().await;
         http_stop.cancel();
         let _ = port.await;
         cleared
     };
-    tokio::select! {
+    let ended = tokio::select! {
         cleared = orderly => {
             // What is left else, is a dead worker's: others may sweep it.
             if let Some(presence) = presence.filter(|_| cleared) {
@@ -121,11 +143,15 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             Ok(())
         }
         told = signals.stop() => {
-            // Containers end with their streams; the broker takes back what is not acknowledged.
             tracing::warn!(signal = told, "forced to stop; running jobs are lost here and will be delivered again");
-            anyhow::bail!("forced to stop by a second signal")
+            // Containers end with their streams, and the broker takes back, once, what is not acknowledged. If everything were
+            // dropped in order instead, deliveries would be handed back one by one, and some of them to this worker.
+            std::process::exit(1)
         }
-    }
+    };
+    patience.abort();
+    watchdog.abort();
+    ended
 }
 
 /// Says on this host that the worker is alive. It works without: what it leaves if it dies is then found later.
@@ -191,7 +217,11 @@ impl Signals {
             tokio::select! {
                 _ = self.term.recv() => return "SIGTERM",
                 _ = self.int.recv() => return "SIGINT",
-                _ = self.hup.recv() => take_over(&mut config, pools, reload()),
+                _ = self.hup.recv() => {
+                    service::reloading();
+                    take_over(&mut config, pools, reload());
+                    service::ready();
+                }
             }
         }
     }

@@ -8,7 +8,9 @@
 //! ```
 //!
 //! Knows no broker: what happens goes into a channel, whose capacity is the back-pressure. When the channel is full the
-//! container's stream is not read, so the job's pipes fill; deadlines are kept all the same.
+//! container's stream is not read, so the job's pipes fill; deadlines are kept all the same. A job that has ended may still
+//! seem to run then, with its EXITED behind the output that nobody takes: so at a deadline the follower is asked to hurry
+//! first.
 
 use std::time::Duration;
 
@@ -42,6 +44,20 @@ pub enum Happening {
     Output(Stream, Bytes),
 }
 
+/// How long the follower may take to make room when it was asked to hurry.
+const HURRY: Duration = Duration::from_secs(2);
+
+/// What an attempt and the rest of the worker tell each other while it runs.
+#[derive(Clone, Debug, Default)]
+pub struct Controls {
+    /// To the attempt: the worker can't wait for it.
+    pub stop: CancellationToken,
+    /// To the attempt: nobody wants the job any more.
+    pub cancel: CancellationToken,
+    /// From the attempt, to who follows it: take what happens without waiting for anything.
+    pub hurry: CancellationToken,
+}
+
 /// What to execute, and for how long at most.
 #[derive(Debug)]
 pub struct Plan {
@@ -62,6 +78,8 @@ pub struct Plan {
 pub enum Stopped {
     /// It ran longer than it may.
     Timeout,
+    /// It was cancelled.
+    Cancelled,
     /// The worker can't wait for it.
     Worker,
 }
@@ -98,7 +116,7 @@ pub enum AttemptError {
 pub async fn run(
     mut lease: Lease,
     plan: Plan,
-    stop: &CancellationToken,
+    controls: &Controls,
     happenings: mpsc::Sender<Happening>,
 ) -> Result<Ended, AttemptError> {
     let link = &mut lease.link;
@@ -110,7 +128,7 @@ pub async fn run(
         plan_timeout: plan.timeout,
         started: None,
         stopped: None,
-        kill_at: None,
+        next: None,
         killed: false,
     };
     // A slot in the channel is had before a frame is taken from the stream, never after.
@@ -150,10 +168,9 @@ pub async fn run(
                 (Ok(_), _) => return Err(course.lost(LinkError::Closed(lease.container().clone()))),
                 (Err(e), _) => return Err(course.lost(e)),
             },
-            () = stop.cancelled(), if course.stopped.is_none() => {
-                course.stopped = Some(Stopped::Worker);
+            why = told(controls), if course.stopped.is_none() => {
+                course.stop(why, plan.stop_grace);
                 link.signal(plan.stop_signal).await.map_err(|e| course.lost(e))?;
-                course.kill_at = Some(Instant::now() + plan.stop_grace);
             }
             () = until(course.deadline()) => {
                 if course.started.is_none() && course.stopped.is_none() {
@@ -163,13 +180,17 @@ pub async fn run(
                     let ran = course.started.map(|s| s.elapsed()).unwrap_or_default();
                     return Ok(Ended { exited: None, stopped: course.stopped, ran });
                 }
+                if !have_room && !controls.hurry.is_cancelled() {
+                    controls.hurry.cancel();
+                    course.next = Some(Instant::now() + HURRY);
+                    continue;
+                }
                 let signal = if course.stopped.is_none() {
-                    course.stopped = Some(Stopped::Timeout);
-                    course.kill_at = Some(Instant::now() + plan.stop_grace);
+                    course.stop(Stopped::Timeout, plan.stop_grace);
                     plan.stop_signal
                 } else {
                     course.killed = true;
-                    course.kill_at = Some(Instant::now() + KILL_PATIENCE);
+                    course.next = Some(Instant::now() + KILL_PATIENCE);
                     SIGKILL
                 };
                 link.signal(signal).await.map_err(|e| course.lost(e))?;
@@ -184,17 +205,22 @@ struct Course {
     plan_timeout: Duration,
     started: Option<Instant>,
     stopped: Option<Stopped>,
-    /// After a stop signal: when SIGKILL is due; after SIGKILL: when patience ends.
-    kill_at: Option<Instant>,
+    /// When the next step is due, if that isn't the timeout: after a stop signal SIGKILL, after that the end of patience.
+    next: Option<Instant>,
     killed: bool,
 }
 
 impl Course {
     fn deadline(&self) -> Option<Instant> {
-        self.kill_at.or_else(|| match self.started {
+        self.next.or_else(|| match self.started {
             Some(started) => started.checked_add(self.plan_timeout),
             None => Some(self.begun + START_PATIENCE),
         })
+    }
+
+    fn stop(&mut self, why: Stopped, grace: Duration) {
+        self.stopped = Some(why);
+        self.next = Some(Instant::now() + grace);
     }
 
     fn lost(&self, error: LinkError) -> AttemptError {
@@ -221,6 +247,15 @@ impl Feed {
                 link.stdin(&piece).await
             }
         }
+    }
+}
+
+/// Waits until the job is to end before its time.
+async fn told(controls: &Controls) -> Stopped {
+    tokio::select! {
+        biased;
+        () = controls.cancel.cancelled() => Stopped::Cancelled,
+        () = controls.stop.cancelled() => Stopped::Worker,
     }
 }
 

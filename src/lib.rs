@@ -13,7 +13,8 @@
 //! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
 //! 6. EXITED releases the container. The pool retires it, and has already begun to replace it.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
-//! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost.
+//! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost. If its channel was lost
+//!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice.
 //!
 //! # Who knows whom
 //!
@@ -50,5 +51,6 @@ pub mod redact;
 pub mod replies;
 pub mod retry;
 pub mod running;
+pub mod service;
 pub mod telemetry;
 pub mod worker;

@@ -29,6 +29,8 @@ pub enum Outcome {
     NoContainer(Error),
     /// The worker is stopping, and the job has not begun.
     NotBegun,
+    /// Somebody cancelled the job before it had begun.
+    Cancelled,
 }
 
 /// How a job's run is judged.
@@ -59,18 +61,31 @@ pub enum Disposition {
     HandBack,
 }
 
-/// What becomes of a delivery whose attempt, the `attempt`th of at most `attempts`, had this outcome.
-pub fn disposition(outcome: &Outcome, attempt: u32, attempts: u32) -> Disposition {
+/// How often a job may be tried.
+#[derive(Clone, Copy, Debug)]
+pub struct Tries<'a> {
+    /// Attempts in all, when the trouble is ours.
+    pub ours: u32,
+    /// Attempts in all, when the job itself fails.
+    pub own: u32,
+    /// How long the job waits in between; the last one stands for all that follow.
+    pub delays: &'a [Duration],
+}
+
+/// What becomes of a delivery whose `attempt`th attempt had this outcome.
+pub fn disposition(outcome: &Outcome, attempt: u32, tries: Tries<'_>) -> Disposition {
+    let retry = || {
+        let step = attempt.saturating_sub(1) as usize;
+        Disposition::Retry(*tries.delays.get(step).or(tries.delays.last()).unwrap_or(&RETRY_DELAYS[0]))
+    };
     match outcome {
-        Outcome::Ran(_) => Disposition::Done,
+        Outcome::Ran(verdict) if verdict.status.is_failure() && attempt < tries.own => retry(),
+        Outcome::Ran(_) | Outcome::Cancelled => Disposition::Done,
         Outcome::Rejected(_) => Disposition::DeadLetter,
         Outcome::NotBegun => Disposition::HandBack,
-        Outcome::Trouble(_) if attempt < attempts => {
-            let step = attempt.saturating_sub(1) as usize;
-            Disposition::Retry(RETRY_DELAYS[step.min(RETRY_DELAYS.len() - 1)])
-        }
+        Outcome::Trouble(_) if attempt < tries.ours => retry(),
         // Others may have one. Each time it comes back it counts as an attempt.
-        Outcome::NoContainer(_) if attempt < attempts => Disposition::HandBack,
+        Outcome::NoContainer(_) if attempt < tries.ours => Disposition::HandBack,
         Outcome::Trouble(_) | Outcome::NoContainer(_) => Disposition::DeadLetter,
     }
 }
@@ -81,6 +96,13 @@ impl Outcome {
         match attempt {
             Ok(Ended { stopped: Some(Stopped::Worker), exited, .. }) if !finished_anyway(exited) => {
                 trouble(ErrorKind::WorkerStopped, "the worker was stopped before the job ended".into())
+            }
+            Ok(Ended { stopped: None, exited: Some(exited), .. })
+                if exited.interfered && exited.end != End::Code(0) =>
+            {
+                let message =
+                    "the container was stopped from outside, by its engine or by hand, while the job ran";
+                trouble(ErrorKind::ContainerLost, message.into())
             }
             Ok(ended) => Outcome::Ran(verdict(&ended, timeout)),
             Err(AttemptError::Failed(failed)) => not_executed(failed, executable),
@@ -102,6 +124,11 @@ impl Outcome {
     }
 }
 
+/// What the result of a cancelled job says.
+pub fn cancelled() -> Error {
+    Error { kind: ErrorKind::Cancelled, message: "the job was cancelled".into() }
+}
+
 fn trouble(kind: ErrorKind, message: String) -> Outcome {
     Outcome::Trouble(Error { kind, message })
 }
@@ -120,6 +147,7 @@ fn verdict(ended: &Ended, timeout: Duration) -> Verdict {
                 format!("the job was stopped after its timeout of {}", humantime::format_duration(timeout));
             (Status::TimedOut, Some(Error { kind: ErrorKind::Timeout, message }))
         }
+        (Some(Stopped::Cancelled), _) => (Status::Cancelled, Some(cancelled())),
         (_, Some(End::Code(0))) => (Status::Succeeded, None),
         // The kernel kills by SIGKILL; a shell passes on its child's as 128 + 9.
         (_, Some(End::Signal(SIGKILL) | End::Code(137))) if oom_killed => {
@@ -176,7 +204,7 @@ mod tests {
     use super::*;
 
     fn exited(end: End, oom_kills: u32) -> Exited {
-        Exited { end, left_behind: false, oom_kills, cpu_us: 0, max_rss: 0 }
+        Exited { end, left_behind: false, interfered: false, oom_kills, cpu_us: 0, max_rss: 0 }
     }
 
     fn ran(end: End, oom_kills: u32, stopped: Option<Stopped>) -> Outcome {
@@ -208,6 +236,24 @@ mod tests {
         );
         assert!(matches!(ran(End::Signal(15), 0, Some(Stopped::Worker)), Outcome::Trouble(_)));
         assert_eq!(status(&ran(End::Code(0), 0, Some(Stopped::Worker))), (Status::Succeeded, None));
+        let cancelled = Some(ErrorKind::Cancelled);
+        assert_eq!(
+            status(&ran(End::Signal(15), 0, Some(Stopped::Cancelled))),
+            (Status::Cancelled, cancelled)
+        );
+    }
+
+    #[test]
+    fn a_job_that_was_stopped_past_us_did_not_fail() {
+        let ended = |end, stopped| {
+            let exited = Exited { interfered: true, ..exited(end, 0) };
+            let ended = Ended { exited: Some(exited), stopped, ran: Duration::ZERO };
+            Outcome::of(Ok(ended), "x", Duration::from_secs(60))
+        };
+        assert!(matches!(ended(End::Signal(15), None), Outcome::Trouble(_)));
+        assert!(matches!(ended(End::Code(143), None), Outcome::Trouble(_)));
+        assert_eq!(status(&ended(End::Code(0), None)), (Status::Succeeded, None), "it had done its work");
+        assert_eq!(status(&ended(End::Signal(9), Some(Stopped::Timeout))).0, Status::TimedOut);
     }
 
     #[test]
@@ -230,14 +276,35 @@ mod tests {
 
     #[test]
     fn one_disposition_for_each_outcome() {
+        let four = Tries { ours: 4, own: 1, delays: &RETRY_DELAYS };
         let ours = Outcome::Trouble(Error { kind: ErrorKind::NoContainer, message: String::new() });
-        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, 4), Disposition::Done);
-        assert_eq!(disposition(&Outcome::Rejected(Rejection::of("env", "")), 1, 4), Disposition::DeadLetter);
-        assert_eq!(disposition(&Outcome::NotBegun, 9, 4), Disposition::HandBack);
-        let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, 7)).collect();
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, four), Disposition::Done);
+        assert_eq!(
+            disposition(&Outcome::Rejected(Rejection::of("env", "")), 1, four),
+            Disposition::DeadLetter
+        );
+        assert_eq!(disposition(&Outcome::NotBegun, 9, four), Disposition::HandBack);
+        assert_eq!(disposition(&Outcome::Cancelled, 1, four), Disposition::Done);
+        let seven = Tries { ours: 7, ..four };
+        let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, seven)).collect();
         let want = [1, 10, 60, 300, 300, 300].map(|s| Disposition::Retry(Duration::from_secs(s)));
         assert_eq!(waits, want);
-        assert_eq!(disposition(&ours, 4, 4), Disposition::DeadLetter);
-        assert_eq!(disposition(&ours, 99, 4), Disposition::DeadLetter);
+        let own = [Duration::from_millis(10), Duration::from_secs(3)];
+        let waits = [1, 2, 3].map(|n| disposition(&ours, n, Tries { delays: &own, ..seven }));
+        assert_eq!(waits, [own[0], own[1], own[1]].map(Disposition::Retry), "the last one again and again");
+        assert_eq!(disposition(&ours, 4, four), Disposition::DeadLetter);
+        assert_eq!(disposition(&ours, 99, four), Disposition::DeadLetter);
+    }
+
+    #[test]
+    fn a_job_s_own_failure_is_retried_if_it_asks_for_that() {
+        let tries = Tries { ours: 1, own: 3, delays: &RETRY_DELAYS };
+        let second = Disposition::Retry(Duration::from_secs(1));
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, tries), second);
+        assert_eq!(disposition(&ran(End::Signal(9), 0, Some(Stopped::Timeout)), 1, tries), second);
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), 3, tries), Disposition::Done);
+        assert_eq!(disposition(&ran(End::Code(0), 0, None), 1, tries), Disposition::Done);
+        let cancelled = ran(End::Signal(15), 0, Some(Stopped::Cancelled));
+        assert_eq!(disposition(&cancelled, 1, tries), Disposition::Done);
     }
 }

@@ -1,11 +1,12 @@
 //! What a publisher is told of one attempt: `started`, `log`, `result`, numbered, in order, on one channel.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Happening;
 use crate::broker::{Message, Properties, Publisher, Routed, Target};
@@ -20,7 +21,8 @@ const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 /// The replies of one attempt.
 pub struct Replies<'a> {
     publisher: &'a mut dyn Publisher,
-    names: &'a Names,
+    /// Where results go that have no reply queue.
+    results: String,
     job_id: String,
     attempt: u32,
     metadata: Option<Map<String, Value>>,
@@ -28,6 +30,7 @@ pub struct Replies<'a> {
     correlation_id: Option<String>,
     traceparent: Option<String>,
     seq: u64,
+    skipped: u64,
 }
 
 /// Where a result went.
@@ -39,28 +42,33 @@ pub enum Delivered {
     ToResults,
     /// The reply queue is gone: to the queue of results.
     Unroutable,
+    /// The reply queue doesn't take it: to the queue of results.
+    Refused,
 }
 
 impl<'a> Replies<'a> {
-    /// Replies to the message with these properties. A `reply_to` that isn't allowed has been refused before.
+    /// Replies to the message with these properties, if `allowed`: its `reply_to` may be one that nothing must be sent to.
     pub fn new(
         publisher: &'a mut dyn Publisher,
-        names: &'a Names,
+        names: &Names,
         job_id: String,
         attempt: u32,
         properties: &Properties,
+        allowed: bool,
     ) -> Replies<'a> {
-        let reply_to = properties.reply_to.clone().filter(|q| !q.is_empty() && names.may_reply_to(q));
+        // What the job before didn't get.
+        publisher.dropped();
         Replies {
             publisher,
-            names,
+            results: names.results(),
             job_id,
             attempt,
             metadata: None,
-            reply_to,
+            reply_to: properties.reply_to.clone().filter(|queue| allowed && !queue.is_empty()),
             correlation_id: properties.correlation_id.clone(),
             traceparent: properties.traceparent.clone(),
             seq: 0,
+            skipped: 0,
         }
     }
 
@@ -99,44 +107,47 @@ impl<'a> Replies<'a> {
         }
     }
 
-    /// Publishes what happens until the attempt is over; gives all its output, and when it started, if it did.
+    /// Publishes what happens until the attempt is over; gives all its output, and when it started, if it did. Once it is
+    /// told to `hurry` it waits for nothing: what can't be sent at once is dropped, and counted.
     pub async fn follow(
         &mut self,
         mut output: Output,
         facts: StartFacts<'_>,
         mut happenings: mpsc::Receiver<Happening>,
+        hurry: &CancellationToken,
     ) -> (Output, Option<Instant>) {
         let mut started = None;
         loop {
-            let happening = match output.due() {
-                None => happenings.recv().await,
-                Some(due) => match tokio::time::timeout_at(due.into(), happenings.recv()).await {
-                    Ok(happening) => happening,
-                    Err(_) => {
-                        let piece = output.flush(Instant::now());
-                        self.logs(piece).await;
-                        continue;
-                    }
-                },
+            let due = output.due();
+            let happening = tokio::select! {
+                biased;
+                happening = happenings.recv() => happening,
+                () = flush_at(due) => {
+                    let piece = output.flush(Instant::now());
+                    self.logs(piece, hurry).await;
+                    continue;
+                }
+                // What waits for its confirm, or for the broker to come back.
+                () = self.publisher.drive(), if !self.publisher.is_idle() => continue,
             };
             match happening {
                 Some(Happening::Started(at)) => {
                     started = Some(at);
-                    self.started(&facts, at).await;
+                    self.started(&facts, at, hurry).await;
                 }
                 Some(Happening::Output(stream, bytes)) => {
                     let pieces = output.push(stream, &bytes, Instant::now());
-                    self.logs(pieces).await;
+                    self.logs(pieces, hurry).await;
                 }
                 None => break,
             }
         }
         let pieces = output.finish(Instant::now());
-        self.logs(pieces).await;
+        self.logs(pieces, hurry).await;
         (output, started)
     }
 
-    async fn started(&mut self, facts: &StartFacts<'_>, at: Instant) {
+    async fn started(&mut self, facts: &StartFacts<'_>, at: Instant, hurry: &CancellationToken) {
         let Some(queue) = self.reply_to.clone() else { return };
         let reply = Started {
             envelope: self.envelope(),
@@ -147,10 +158,10 @@ impl<'a> Replies<'a> {
             container: facts.container.clone(),
         };
         let message = self.message(&queue, topology::STARTED, &reply);
-        self.publisher.send(message).await;
+        self.send(message, hurry).await;
     }
 
-    async fn logs(&mut self, pieces: impl IntoIterator<Item = Piece>) {
+    async fn logs(&mut self, pieces: impl IntoIterator<Item = Piece>, hurry: &CancellationToken) {
         let Some(queue) = self.reply_to.clone() else { return };
         for piece in pieces {
             let reply = Log {
@@ -161,31 +172,59 @@ impl<'a> Replies<'a> {
                 truncated_at: piece.truncated_at,
             };
             let message = self.message(&queue, topology::LOG, &reply);
-            self.publisher.send(message).await;
+            self.send(message, hurry).await;
         }
+    }
+
+    async fn send(&mut self, message: Message, hurry: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = self.publisher.send(message) => {}
+            () = hurry.cancelled() => self.skipped += 1,
+        }
+    }
+
+    /// How many events of this attempt have been dropped so far.
+    pub fn dropped(&mut self) -> u64 {
+        self.skipped += self.publisher.dropped();
+        self.skipped
     }
 
     /// Publishes the result, and returns when the broker has confirmed it and all before it.
     pub async fn result(&mut self, result: &event::JobResult) -> Delivered {
-        let mut unroutable = false;
+        let mut delivered = Delivered::ToResults;
         if let Some(queue) = self.reply_to.clone() {
             let message = self.message(&queue, topology::RESULT, result);
-            let routed = self.publisher.send_confirmed(message).await;
-            if routed == Routed::Yes || queue.starts_with(DIRECT_REPLY_TO) {
-                return Delivered::ToPublisher;
-            }
-            unroutable = true;
+            delivered = match self.publisher.send_confirmed(message).await {
+                Routed::Yes => return Delivered::ToPublisher,
+                Routed::No if queue.starts_with(DIRECT_REPLY_TO) => return Delivered::ToPublisher,
+                Routed::No => Delivered::Unroutable,
+                Routed::Refused => Delivered::Refused,
+            };
         }
-        let results = self.names.results();
-        let message = self.message(&results, topology::RESULT, result);
-        while self.publisher.send_confirmed(message.clone()).await == Routed::No {
-            tracing::error!(
-                queue = results,
-                "the queue of results is gone; declare it, or restart a worker that does"
-            );
-            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
-        }
-        if unroutable { Delivered::Unroutable } else { Delivered::ToResults }
+        let message = self.message(&self.results, topology::RESULT, result);
+        publish_surely(self.publisher, message).await;
+        delivered
+    }
+}
+
+/// Publishes to one of our own queues, for as long as it takes.
+pub async fn publish_surely(publisher: &mut dyn Publisher, message: Message) {
+    loop {
+        let why = match publisher.send_confirmed(message.clone()).await {
+            Routed::Yes => return,
+            Routed::No => "is gone; declare it, or restart a worker that does",
+            Routed::Refused => "takes no messages; is it full, or has it no majority of its nodes?",
+        };
+        tracing::error!("{:?} {why}; trying again", message.target);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+async fn flush_at(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! What `prewarm submit` needs of the broker: one connection, one reply queue, no second chances. A person
+//! What `prewarm submit` and `prewarm cancel` need of the broker: one connection, one reply queue, no second chances. A person
 //! is waiting at the other end, so what goes wrong is told at once rather than tried again.
 
 use bytes::Bytes;
@@ -7,21 +7,33 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOpti
 use lapin::types::FieldTable;
 use lapin::{Channel, Confirmation};
 
-use super::amqp::address::Address;
+use super::amqp::address::{Addresses, none_worked};
 use super::amqp::link::{Link, short};
 use super::amqp::properties;
-use super::{BrokerError, Properties};
+use super::{BrokerError, Properties, Routed};
 use crate::config::BrokerConfig;
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
 
-/// A publisher of jobs that reads their replies.
+/// A publisher of jobs and requests that reads their replies.
 pub struct Client {
     link: Link,
     names: Names,
     channel: Channel,
     reply_queue: String,
     replies: lapin::Consumer,
+}
+
+/// A connection to the first address that works, with `name` to be seen in RabbitMQ's list of connections.
+pub(super) async fn open(config: &BrokerConfig, name: &str) -> Result<Link, BrokerError> {
+    let mut errors = Vec::new();
+    for address in Addresses::of(config)?.in_turn() {
+        match Link::open(&address, name, config.timeout).await {
+            Ok(link) => return Ok(link),
+            Err(error) => errors.push(error),
+        }
+    }
+    Err(none_worked(errors))
 }
 
 /// One reply to a job.
@@ -37,10 +49,9 @@ impl Client {
     /// Connects, and makes a reply queue that the broker deletes when this connection ends.
     ///
     /// # Errors
-    /// [`BrokerError::Connect`] or [`BrokerError::Timeout`].
-    pub async fn connect(config: &BrokerConfig) -> Result<Client, BrokerError> {
-        let address = Address::parse(&config.url, config.heartbeat)?;
-        let link = Link::open(&address, "prewarm submit", config.timeout).await?;
+    /// [`BrokerError::Connect`], [`BrokerError::NoAddress`] or [`BrokerError::Timeout`].
+    pub async fn connect(config: &BrokerConfig, name: &str) -> Result<Client, BrokerError> {
+        let link = open(config, name).await?;
         let made = |fault| link.broker_error("making a reply queue", &fault);
         let channel = link.channel().await.map_err(made)?;
         let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
@@ -90,20 +101,48 @@ impl Client {
             timestamp: Some(std::time::SystemTime::now()),
             ..Properties::default()
         };
-        let unroutable = || BrokerError::Unroutable { pool: pool.clone(), exchange: self.names.jobs() };
+        let exchange = self.names.jobs();
+        match self.publish(&exchange, pool.as_str(), &ours, &body).await? {
+            Routed::Yes => Ok(()),
+            Routed::No => Err(BrokerError::Unroutable { pool: pool.clone(), exchange }),
+            Routed::Refused => Err(BrokerError::Refused),
+        }
+    }
+
+    /// Sends a request to all workers. [`Routed::No`] if none is connected.
+    ///
+    /// # Errors
+    /// If the broker didn't take it.
+    pub async fn request(&mut self, kind: &str, body: Bytes) -> Result<Routed, BrokerError> {
+        let ours = Properties {
+            reply_to: Some(self.reply_queue.clone()),
+            content_type: Some("application/json".to_owned()),
+            kind: Some(kind.to_owned()),
+            timestamp: Some(std::time::SystemTime::now()),
+            ..Properties::default()
+        };
+        self.publish(&self.names.control(), "", &ours, &body).await
+    }
+
+    async fn publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        ours: &Properties,
+        body: &[u8],
+    ) -> Result<Routed, BrokerError> {
         let publish = async {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
-            let exchange = short(&self.names.jobs());
-            let key = short(pool.as_str());
-            self.channel.basic_publish(exchange, key, options, &body, properties::encode(&ours)).await?.await
+            let raw = properties::encode(ours);
+            self.channel.basic_publish(short(exchange), short(key), options, body, raw).await?.await
         };
-        match self.link.ask("publishing a job", publish).await {
-            Ok(Confirmation::Ack(None)) => Ok(()),
-            Ok(Confirmation::Ack(Some(_))) => Err(unroutable()),
-            Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Err(BrokerError::Refused),
+        match self.link.ask("publishing", publish).await {
+            Ok(Confirmation::Ack(None)) => Ok(Routed::Yes),
+            Ok(Confirmation::Ack(Some(_))) => Ok(Routed::No),
+            Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => Ok(Routed::Refused),
             // The exchange itself is missing.
-            Err(fault) if fault.reply_code() == Some(404) => Err(unroutable()),
-            Err(fault) => Err(self.link.broker_error("publishing a job", &fault)),
+            Err(fault) if fault.reply_code() == Some(404) => Ok(Routed::No),
+            Err(fault) => Err(self.link.broker_error("publishing", &fault)),
         }
     }
 

@@ -5,10 +5,13 @@
 //! own on the other connection; so an acknowledgement timeout, a returned message or a closed channel concerns
 //! one job. Both live through outages: they reconnect by themselves, and wait meanwhile.
 
+pub mod ack_timeout;
 pub mod amqp;
 pub mod client;
+pub mod dead;
 pub mod topology;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -24,6 +27,9 @@ pub trait Broker: Send + Sync {
 
     /// A new publisher. Returns at once; its first use does the waiting.
     fn publisher(&self) -> Box<dyn Publisher>;
+
+    /// A new reader of what is sent to all workers. Returns at once; [`Control::next`] does the waiting.
+    fn control(&self) -> Box<dyn Control>;
 
     /// Closes the connections, waiting for the broker's answer a bounded time. Deliveries that
     /// are not settled go back to their queues.
@@ -53,8 +59,32 @@ pub struct Delivery {
     pub redelivered: bool,
     /// When it arrived here.
     pub received: Instant,
+    /// The channel that it came on.
+    pub origin: Arc<dyn Origin>,
     /// How to settle it. Dropped unsettled, the delivery goes back to its queue.
     pub receipt: Box<dyn Receipt>,
+}
+
+/// The channel that a delivery came on.
+pub trait Origin: Send + Sync {
+    /// Whether it is gone. Then the broker gives the delivery out again, unless it had heard that it was settled.
+    fn is_lost(&self) -> bool;
+}
+
+/// Reads what is sent to all workers at once, from the moment that it is connected.
+#[async_trait]
+pub trait Control: Send {
+    /// The next request. Waits through outages; what was sent during one is not seen.
+    async fn next(&mut self) -> Request;
+}
+
+/// Something that all workers are asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The message's body.
+    pub body: Bytes,
+    /// The message's properties; `kind` says what it is.
+    pub properties: Properties,
 }
 
 /// The right and the duty to settle one delivery.
@@ -133,20 +163,32 @@ pub enum Routed {
     Yes,
     /// No queue took it; the broker gave it back.
     No,
+    /// The broker has refused it (`basic.nack`: a full queue, say) for longer than `broker.reply_patience`.
+    Refused,
 }
 
 /// Publishes one seat's messages in order, each confirmed by the broker.
 #[async_trait]
 pub trait Publisher: Send {
-    /// Sends without waiting for the confirm. Unconfirmed messages are kept, up to a bound in number and bytes
-    /// beyond which this waits, and sent again in order after an outage: at least once, never reordered. A message that no
-    /// queue takes is dropped by the broker and not reported (the result that follows will be).
+    /// Takes a message that can be missed, and doesn't wait for its confirm. Unconfirmed messages are kept, up to a bound in
+    /// number and bytes beyond which this waits, and sent again in order after an outage: at least once, never
+    /// reordered. If there has been no room for `broker.reply_patience`, or the broker refuses for that long, messages are dropped
+    /// and counted until one is confirmed again. One that no queue takes is dropped by the broker and not reported (the
+    /// result that follows will be). Cancel safe: the message is taken or it isn't.
     async fn send(&mut self, message: Message);
 
+    /// Gets on its way what has been taken, and returns when all of it is confirmed. Cancel safe.
+    async fn drive(&mut self);
+
+    /// Whether there is nothing for `drive` to do.
+    fn is_idle(&self) -> bool;
+
     /// Sends, and waits until this message and all before it are confirmed, through outages.
-    /// A message that the broker refuses (`basic.nack`: a full queue, say) is tried again with growing delay.
-    /// [`Routed::No`] if it was returned as unroutable.
+    /// A message that the broker refuses is tried again with growing delay, for `broker.reply_patience`.
     async fn send_confirmed(&mut self, message: Message) -> Routed;
+
+    /// How many messages `send` took or was given that were dropped since this was last asked.
+    fn dropped(&mut self) -> u64;
 }
 
 /// Why something could not be done at the broker.
@@ -160,6 +202,9 @@ pub enum BrokerError {
         /// What happened, and what to do.
         reason: String,
     },
+    /// None of several addresses of the broker could be used.
+    #[error("no address of the broker works: {0}")]
+    NoAddress(String),
     /// The exchanges and queues are not as needed.
     #[error("broker topology: {0}")]
     Topology(String),

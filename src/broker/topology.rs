@@ -21,14 +21,27 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind, ExchangeKind};
 
 use super::BrokerError;
+use super::ack_timeout::ACK_TIMEOUT;
 use super::amqp::link::{Fault, Link, short};
 use crate::config::TopologyMode;
 use crate::contract::PoolName;
-use crate::contract::topology::{Names, RETRY_DELAYS};
+use crate::contract::topology::Names;
 
 /// RabbitMQ 4.0 drops a message of a quorum queue after 20 returns unless told otherwise, and 3.x doesn't take
 /// "never" for an answer. Looking at a dead letter and putting it back must not use it up.
 const PRACTICALLY_NEVER: u32 = 1_000_000_000;
+
+/// The argument that says how long a delivery may be held, of a queue and of a consumer.
+const CONSUMER_TIMEOUT: &str = "x-consumer-timeout";
+
+/// What a consumer of a pool's queue asks for. From RabbitMQ 4.3 on it goes over what the queue has; older ones ignore it.
+pub(super) fn consumer_arguments() -> FieldTable {
+    table(&[(CONSUMER_TIMEOUT, ack_timeout())])
+}
+
+fn ack_timeout() -> Argument {
+    Argument::Number(u32::try_from(ACK_TIMEOUT.as_millis()).unwrap_or(u32::MAX))
+}
 
 /// Everything that must exist at the broker before a worker can work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +108,7 @@ impl Topology {
         names: &Names,
         pools: impl IntoIterator<Item = &'a PoolName>,
         delivery_limit: u32,
+        retry_delays: &[Duration],
     ) -> Topology {
         let mut exchanges = vec![
             Exchange { name: names.jobs(), routing: Routing::Direct },
@@ -106,7 +120,7 @@ impl Topology {
             Queue { name: names.results(), arguments: keep(), binding: None },
         ];
         queues.extend(pools.into_iter().map(|pool| pool_queue(names, pool, delivery_limit)));
-        for delay in RETRY_DELAYS {
+        for &delay in retry_delays {
             exchanges.push(Exchange { name: names.retry(delay), routing: Routing::Fanout });
             queues.push(delay_queue(names, delay));
         }
@@ -165,6 +179,7 @@ fn pool_queue(names: &Names, pool: &PoolName, delivery_limit: u32) -> Queue {
             ("x-dead-letter-strategy", "at-least-once".into()),
             ("x-overflow", "reject-publish".into()),
             ("x-delivery-limit", delivery_limit.into()),
+            (CONSUMER_TIMEOUT, ack_timeout()),
         ],
         binding: Some((names.jobs(), pool.as_str().to_owned())),
     }
@@ -218,8 +233,16 @@ enum Item<'a> {
 
 #[derive(Clone, Copy)]
 enum How {
+    /// Only whether it is there.
     Passive,
+    /// That it is there, with our arguments and its binding.
     Active,
+    /// That it is there, whatever its arguments, with its binding.
+    Existing,
+}
+
+fn is_about_ack_timeout(fault: &Fault) -> bool {
+    fault.reply_code() == Some(406) && fault.to_string().contains(CONSUMER_TIMEOUT)
 }
 
 /// Asks the broker; a refusal closes the channel (AMQP has no softer way to say no), so it opens another.
@@ -248,6 +271,24 @@ impl Probe<'_> {
         }
         // A passive declaration compares names only; an active one of what exists compares everything.
         match self.declare(item, How::Active).await {
+            Ok(()) => Ok(State::Present),
+            Err(fault) if is_about_ack_timeout(&fault) => self.examine_but_ack_timeout(item).await,
+            Err(fault) => self.refused(item, &fault),
+        }
+    }
+
+    /// From 4.3 on the broker compares this argument, which older ones ignore in what exists. There the consumer's own goes
+    /// over it, so a queue that has none, or another, is as good: it may be from an older prewarm, or an operator's.
+    async fn examine_but_ack_timeout(&mut self, item: Item<'_>) -> Result<State, BrokerError> {
+        let Item::Queue(queue) = item else { return Ok(State::Present) };
+        let without = queue.arguments.iter().filter(|(name, _)| *name != CONSUMER_TIMEOUT).cloned().collect();
+        let without = Queue { arguments: without, ..queue.clone() };
+        let mut declared = self.declare(Item::Queue(&without), How::Active).await;
+        if declared.as_ref().is_err_and(is_about_ack_timeout) {
+            // It has another one, which we can't name.
+            declared = self.declare(item, How::Existing).await;
+        }
+        match declared {
             Ok(()) => Ok(State::Present),
             Err(fault) => self.refused(item, &fault),
         }
@@ -279,7 +320,7 @@ impl Probe<'_> {
             Some(channel) => channel,
             None => self.link.channel().await?,
         };
-        let passive = matches!(how, How::Passive);
+        let passive = matches!(how, How::Passive | How::Existing);
         match item {
             Item::Exchange(exchange) => {
                 let kind = match exchange.routing {
@@ -295,7 +336,7 @@ impl Probe<'_> {
                 let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
                 let declare = channel.queue_declare(short(&queue.name), options, table(&queue.arguments));
                 self.link.ask("declaring a queue", declare).await?;
-                if let (How::Active, Some((exchange, key))) = (how, &queue.binding) {
+                if let (How::Active | How::Existing, Some((exchange, key))) = (how, &queue.binding) {
                     let bind = channel.queue_bind(
                         short(&queue.name),
                         short(exchange),
@@ -342,10 +383,11 @@ pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::contract::topology::RETRY_DELAYS;
 
     fn topology() -> Topology {
         let pools = [PoolName::new("build").unwrap(), PoolName::new("test").unwrap()];
-        Topology::new(&Names::new("p"), &pools, 7)
+        Topology::new(&Names::new("p"), &pools, 7, &RETRY_DELAYS)
     }
 
     #[test]
@@ -381,10 +423,23 @@ mod tests {
     }
 
     #[test]
+    fn each_configured_delay_has_its_queue_and_no_other() {
+        let delays = [Duration::from_millis(10), Duration::from_secs(24 * 3600)];
+        let topology = Topology::new(&Names::new("p"), [], 7, &delays);
+        let of = |name: &str| topology.queues.iter().find(|queue| queue.name == name).unwrap();
+        for (name, ttl) in [("p.retry.10ms", 10), ("p.retry.86400000ms", 86_400_000)] {
+            assert!(of(name).arguments.contains(&("x-message-ttl", ttl.into())), "{name}");
+            assert_eq!(of(name).binding, Some((name.to_owned(), String::new())));
+        }
+        assert_eq!(topology.queues.iter().filter(|queue| queue.name.starts_with("p.retry.")).count(), 2);
+    }
+
+    #[test]
     fn a_pool_queue_has_the_configured_limit_and_the_pool_as_key() {
         let topology = topology();
         let queue = topology.queues.iter().find(|queue| queue.name == "p.jobs.build").unwrap();
         assert!(queue.arguments.contains(&("x-delivery-limit", 7.into())));
+        assert!(queue.arguments.contains(&("x-consumer-timeout", 2_073_600_000.into())));
         assert_eq!(queue.binding, Some(("p.jobs".into(), "build".into())));
     }
 }

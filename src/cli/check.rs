@@ -3,8 +3,10 @@
 use std::process::ExitCode;
 
 use super::{ConfigArgs, block_on, exit, load};
-use crate::broker::amqp;
-use crate::config::{Config, Loaded};
+use crate::broker::ack_timeout::{self, Held, Queue, Verdict};
+use crate::broker::amqp::{self, ProbeReport};
+use crate::config::{Config, Loaded, TopologyMode};
+use crate::contract::topology::Names;
 use crate::engine::docker::Docker;
 use crate::engine::{Engine, EngineError, Fault};
 use crate::launch;
@@ -59,33 +61,57 @@ async fn check(loaded: &Loaded) -> u8 {
 }
 
 async fn broker(config: &Config, found: &mut Findings) {
-    let pools: Vec<_> = config.pools.keys().cloned().collect();
-    match amqp::probe(&config.broker, &pools).await {
-        Ok(report) => {
-            let server = report.server.as_ref().map_or("", |s| s.version.as_str());
-            let made = if report.missing.is_empty() {
-                String::new()
-            } else {
-                format!("; the worker will declare {}", report.missing.join(", "))
-            };
-            if report.is_usable() {
-                found.good("broker", format!("{}: RabbitMQ {server}{made}", report.address));
-            } else if report.conflicts.is_empty() {
-                let missing = report.missing.join(", ");
-                found.bad(
-                    exit::BROKER,
-                    "broker",
-                    format!(
-                        "{}: missing {missing}; declare them, or set topology = \"declare\"",
-                        report.address
-                    ),
-                );
+    let mut conflicts = Vec::new();
+    for report in amqp::probe(&config.broker, config.pools.keys()).await {
+        match report {
+            Ok(report) => {
+                address(&report, found);
+                long_jobs(config, &report, found);
+                conflicts.extend(report.conflicts);
             }
-            for conflict in &report.conflicts {
-                found.bad(exit::BROKER, "broker", conflict);
-            }
+            Err(error) => found.bad(exit::BROKER, "broker", error),
         }
-        Err(error) => found.bad(exit::BROKER, "broker", error),
+    }
+    // Every node of a cluster says the same.
+    conflicts.dedup();
+    for conflict in conflicts {
+        found.bad(exit::BROKER, "broker", conflict);
+    }
+}
+
+fn address(report: &ProbeReport, found: &mut Findings) {
+    let server = report.server.as_ref().map_or("", |s| s.version.as_str());
+    let missing = report.missing.join(", ");
+    let made =
+        if missing.is_empty() { String::new() } else { format!("; the worker will declare {missing}") };
+    if report.is_usable() {
+        found.good("broker", format!("{}: RabbitMQ {server}{made}", report.address));
+    } else if report.conflicts.is_empty() {
+        found.bad(
+            exit::BROKER,
+            "broker",
+            format!("{}: missing {missing}; declare them, or set topology = \"declare\"", report.address),
+        );
+    }
+}
+
+/// Whether the broker waits for as long as jobs may take.
+fn long_jobs(config: &Config, report: &ProbeReport, found: &Findings) {
+    let names = Names::new(&config.broker.prefix);
+    let held = config.pools.iter().map(|(pool, settings)| {
+        let missing = report.missing.contains(&format!("queue '{}'", names.pool_queue(pool)));
+        let ours = missing && report.mode == TopologyMode::Declare;
+        Held {
+            pool,
+            longest: ack_timeout::longest(settings, config.worker.lease_timeout),
+            queue: if ours { Queue::Ours } else { Queue::Unseen },
+        }
+    });
+    let held: Vec<Held<'_>> = held.collect();
+    let version = report.server.as_ref().map(|server| server.version.as_str());
+    match ack_timeout::judge(version, &names, &report.vhost, &held) {
+        Verdict::Enough(text) => found.good("long jobs", text),
+        Verdict::Advice(text) => found.advice("long jobs", text),
     }
 }
 

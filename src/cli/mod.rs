@@ -1,6 +1,8 @@
 //! The command line: one file a verb.
 
+mod cancel;
 mod check;
+mod dead;
 mod plan;
 mod run;
 mod schema;
@@ -60,8 +62,12 @@ enum Verb {
     Run(run::Args),
     /// Publish jobs and show their results
     Submit(submit::Args),
+    /// Cancel a job, wherever it is
+    Cancel(cancel::Args),
     /// Say how many idle containers a load needs, and what the limit is
     Plan(plan::Args),
+    /// Look at jobs that could not be processed; run them again, or delete them
+    Dead(dead::Args),
     /// Print the JSON Schema of a message
     Schema(schema::Args),
 }
@@ -129,6 +135,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let default = match cli.verb {
         Verb::Serve => LevelFilter::INFO,
+        // lapin reports as an error that the broker hangs up after an orderly goodbye.
+        Verb::Dead(_) => LevelFilter::OFF,
         // What goes wrong is this command's own message, and stderr is the job's.
         _ => LevelFilter::ERROR,
     };
@@ -140,7 +148,9 @@ pub fn main() -> ExitCode {
         Verb::Check => check::main(&cli.config),
         Verb::Run(args) => run::main(&cli.config, args),
         Verb::Submit(args) => submit::main(&cli.config, args),
+        Verb::Cancel(args) => cancel::main(&cli.config, &args),
         Verb::Plan(args) => plan::main(args),
+        Verb::Dead(args) => dead::main(&cli.config, args),
         Verb::Schema(args) => schema::main(args),
     }
 }
@@ -153,6 +163,19 @@ fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
 fn fail(code: u8, why: impl std::fmt::Display) -> ExitCode {
     eprintln!("prewarm: {why}");
     ExitCode::from(code)
+}
+
+/// Text that makes no terminal do anything: somebody else's may hold control characters, also in JSON.
+fn inert(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() && c != '\n' {
+            text += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+    }
+    text
 }
 
 /// A runtime for a verb that needs one.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use answer::{Plan, Question};
 use status::Host;
 
-use super::{exit, fail};
+use super::{exit, fail, inert};
 use crate::pool::sizing::Load;
 
 /// How long all pools together may take. One alone takes a fraction of it.
@@ -128,19 +128,6 @@ fn plans(questions: &[Question]) -> Result<Vec<Plan>, String> {
         }
     };
     questions.iter().map(plan).collect()
-}
-
-/// JSON allows some control characters in strings that a terminal obeys.
-fn inert(json: &str) -> String {
-    let mut text = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c.is_control() && c != '\n' {
-            text += &format!("\\u{:04x}", u32::from(c));
-        } else {
-            text.push(c);
-        }
-    }
-    text
 }
 
 fn questions(args: &Args) -> Result<Vec<Question>, String> {

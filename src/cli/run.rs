@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, JobArgs, block_on, exit, fail, load};
-use crate::attempt::{self, Ended, Happening, Stopped};
+use crate::attempt::{self, Controls, Ended, Happening, Stopped};
 use crate::config::{Config, IdleConfig};
 use crate::contract::event::Stream;
 use crate::contract::job::Env;
@@ -78,11 +78,11 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         };
         let (plan, executable) = launch::plan(&lease.image, &pool, order).map_err(|e| e.to_string())?;
         let (happen, happenings) = mpsc::channel(attempt::CHANNEL);
-        let stop = CancellationToken::new();
-        stop_on_signal(stop.clone());
+        let controls = Controls::default();
+        stop_on_signal(controls.stop.clone());
         let begun = Instant::now();
         let (result, started) =
-            tokio::join!(attempt::run(lease, plan, &stop, happen), pass_through(happenings));
+            tokio::join!(attempt::run(lease, plan, &controls, happen), pass_through(happenings));
         if let (true, Some(at)) = (args.timings, started) {
             let startup = at.saturating_duration_since(begun);
             eprintln!("prewarm: START to executing in {:.3} ms", startup.as_secs_f64() * 1e3);
@@ -165,6 +165,6 @@ fn exit_code(outcome: Outcome) -> Result<u8, String> {
         }
         Outcome::Rejected(rejection) => Err(rejection.to_string()),
         Outcome::Trouble(error) | Outcome::NoContainer(error) => Err(error.message),
-        Outcome::NotBegun => Err("stopped before the job began".into()),
+        Outcome::NotBegun | Outcome::Cancelled => Err("stopped before the job began".into()),
     }
 }

@@ -75,7 +75,7 @@ fn body(job: &JobArgs) -> Result<Bytes, String> {
 
 /// One job: its output as it comes, its exit code as ours.
 async fn follow(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, BrokerError> {
-    let mut client = Client::connect(broker).await?;
+    let mut client = Client::connect(broker, "prewarm submit").await?;
     let id = uuid::Uuid::now_v7().to_string();
     client.submit(&args.job.pool, &id, body, None).await?;
     let code = loop {
@@ -129,7 +129,7 @@ fn final_code(result: &Value) -> u8 {
 
 /// Many jobs: a line for each as it ends, and a summary.
 async fn many(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, BrokerError> {
-    let mut client = Client::connect(broker).await?;
+    let mut client = Client::connect(broker, "prewarm submit").await?;
     let pause = args.rate.map(|r| Duration::from_secs_f64(1.0 / r));
     let begun = Instant::now();
     let mut next_at = tokio::time::Instant::now();

@@ -25,6 +25,20 @@ pub(super) fn check_broker(url: &str) -> Result<(), &'static str> {
     check_host_and_port(host_and_port)
 }
 
+/// The URLs in a text that may have several. A password may contain a comma: only one with a scheme after it separates.
+pub(super) fn split_urls(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let ends = text.match_indices(',').find(|(at, _)| {
+            let next = text[at + 1..].trim_start();
+            next.starts_with("amqp://") || next.starts_with("amqps://")
+        });
+        rest = ends.map(|(at, _)| text[at + 1..].trim_start());
+        Some(ends.map_or(text, |(at, _)| &text[..at]))
+    })
+}
+
 /// What is wrong with an engine's address.
 pub(super) fn check_engine(host: &str) -> Result<(), &'static str> {
     if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
@@ -111,6 +125,21 @@ mod tests {
             ("amqp://h,i/", "bad host"),
         ] {
             assert!(check_broker(bad).is_err_and(|message| message.contains(why)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn several_broker_urls_in_one_text() {
+        for (text, urls) in [
+            ("amqp://a", &["amqp://a"] as &[&str]),
+            ("amqp://a,amqps://b/v", &["amqp://a", "amqps://b/v"]),
+            ("amqp://a, amqp://b,\n amqp://c", &["amqp://a", "amqp://b", "amqp://c"]),
+            ("amqp://u:p,w@a,amqp://b", &["amqp://u:p,w@a", "amqp://b"]),
+            ("amqp://a,b", &["amqp://a,b"]),
+            ("amqp://a,", &["amqp://a,"]),
+            ("", &[""]),
+        ] {
+            assert_eq!(split_urls(text).collect::<Vec<_>>(), urls, "{text}");
         }
     }
 

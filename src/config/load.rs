@@ -305,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_publisher_needs_no_pools_and_no_file() {
-        let url = |found: Result<BrokerConfig, Faults>| found.expect("valid").url;
+        let url = |found: Result<BrokerConfig, Faults>| found.expect("valid").urls.join(" ");
         assert_eq!(url(load_broker_from(None, [], &[])), "amqp://guest:guest@127.0.0.1:5672/%2f");
         let variables = [
             variable("PREWARM_BROKER_URL", "amqp://other"),

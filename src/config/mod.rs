@@ -23,6 +23,7 @@ mod security;
 mod source;
 mod storage;
 mod suggest;
+mod tls;
 mod values;
 mod variables;
 
@@ -36,6 +37,7 @@ use crate::contract::PoolName;
 
 pub use fault::{Fault, Faults, Place, Position};
 pub use load::{Loaded, environment, load, load_broker, parse};
+pub use tls::{Identity, TlsConfig, TlsFault};
 
 /// Everything that the operator configures.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,9 +57,12 @@ pub struct Config {
 /// `[broker]`: where jobs come from.
 #[derive(Clone, PartialEq)]
 pub struct BrokerConfig {
-    /// `url`: `amqp://` or `amqps://`; default `amqp://guest:guest@127.0.0.1:5672/%2f`. Its password never
-    /// appears in a log: use [`BrokerConfig::address`].
-    pub url: String,
+    /// `url`: `amqp://` or `amqps://`; default `amqp://guest:guest@127.0.0.1:5672/%2f`. An array, or several with commas
+    /// between them, are the nodes of one cluster, tried in turn; each with its own user, password and vhost. At least one.
+    /// No password ever appears in a log: use [`BrokerConfig::addresses`].
+    pub urls: Vec<String>,
+    /// `tls`: for `amqps://`.
+    pub tls: TlsConfig,
     /// `prefix` of all exchanges and queues: the characters of a pool's name; default `prewarm`.
     pub prefix: String,
     /// `topology`: whether to declare exchanges and queues or only to check that they exist;
@@ -70,26 +75,46 @@ pub struct BrokerConfig {
     /// `delivery_limit` of the pools' queues: a message given out this often without being settled is
     /// dead-lettered. Default 20.
     pub delivery_limit: u32,
+    /// `reply_patience`: how long a job's output waits for a broker that takes no messages, or a reply queue that is
+    /// full, before log events are dropped (and counted); the result then goes to the queue of results. 0s to 1h; default 30s.
+    pub reply_patience: Duration,
+    /// `retry_delays`: how long a job waits before its second, third, … attempt when the trouble is ours; the last one
+    /// stands for all that follow. 1 to 10, each longer than the one before, 10ms to 1d; default 1s, 10s, 1m, 5m.
+    pub retry_delays: Vec<Duration>,
 }
 
 impl BrokerConfig {
-    /// The broker's URL without user and password, for people.
-    pub fn address(&self) -> String {
-        address::without_user(&self.url)
+    /// The broker's URLs without user and password, for people.
+    pub fn addresses(&self) -> String {
+        let shown: Vec<String> = self.urls.iter().map(|url| address::without_user(url)).collect();
+        shown.join(", ")
     }
 }
 
 impl fmt::Debug for BrokerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // By pattern, so that a new field can't be forgotten here.
-        let BrokerConfig { url: _, prefix, topology, heartbeat, timeout, delivery_limit } = self;
+        let BrokerConfig {
+            urls: _,
+            tls,
+            prefix,
+            topology,
+            heartbeat,
+            timeout,
+            delivery_limit,
+            reply_patience,
+            retry_delays,
+        } = self;
         f.debug_struct("BrokerConfig")
-            .field("address", &self.address())
+            .field("addresses", &self.addresses())
+            .field("tls", tls)
             .field("prefix", prefix)
             .field("topology", topology)
             .field("heartbeat", heartbeat)
             .field("timeout", timeout)
             .field("delivery_limit", delivery_limit)
+            .field("reply_patience", reply_patience)
+            .field("retry_delays", retry_delays)
             .finish()
     }
 }
@@ -162,6 +187,11 @@ pub struct WorkerConfig {
     /// `runtime_dir`: where a file says that this worker is alive, for others on this host that look for what dead ones left.
     /// A local file system: locks tell the living from the dead. Default: `/run/prewarm`, or `prewarm` in `$XDG_RUNTIME_DIR` for who may not write there.
     pub runtime_dir: Option<PathBuf>,
+    /// `reply_to`: which queues jobs may have replies sent to; in each, `*` stands for any characters and `?` for one.
+    /// Our own queues are always refused. Default `["*"]`.
+    pub reply_to: Vec<String>,
+    /// `cancel_memory`: how long the id of a cancelled job that hasn't come is remembered: 0s to 365d; default 1d.
+    pub cancel_memory: Duration,
 }
 
 /// `[pool.NAME]`: one set of interchangeable containers. What is `None` is left to the image or the engine,

@@ -5,13 +5,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::address::{check_broker, check_engine};
+use super::address::{check_broker, check_engine, split_urls};
 use super::field::Field;
 use super::pool::pool;
 use super::reader::{Outcome, Section};
-use super::values::{LONGEST, choice, duration, number, size, text, within};
-use super::{BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TopologyMode, WorkerConfig};
+use super::tls::tls;
+use super::values::{LONGEST, choice, duration, list, number, size, text, within};
+use super::{
+    BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TlsConfig, TopologyMode, WorkerConfig,
+};
 use crate::contract::PoolName;
+use crate::contract::topology::RETRY_DELAYS;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -72,8 +76,8 @@ pub(super) fn broker_alone(root: &mut Section<'_, '_>) -> Outcome<BrokerConfig> 
 }
 
 fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
-    let url = section
-        .or("url", "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(), |field| address(field, check_broker));
+    let urls = section.or("url", vec!["amqp://guest:guest@127.0.0.1:5672/%2f".to_owned()], broker_urls);
+    let tls = section.section("tls", tls);
     let prefix = section.or("prefix", "prewarm".to_owned(), name);
     let topology = section.or(
         "topology",
@@ -83,14 +87,65 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let heartbeat = section.or("heartbeat", 10 * SECOND, within(duration, SECOND..=5 * MINUTE, "1s to 5m"));
     let timeout = section.or("timeout", 10 * SECOND, within(duration, SECOND..=10 * MINUTE, "1s to 10m"));
     let delivery_limit = section.or("delivery_limit", 20, number(1..=1_000_000));
+    let reply_patience =
+        section.or("reply_patience", 30 * SECOND, within(duration, Duration::ZERO..=60 * MINUTE, "0s to 1h"));
+    let retry_delays = section.or("retry_delays", RETRY_DELAYS.to_vec(), delays);
+    let (urls, tls) = (urls?, tls?);
+    if tls != TlsConfig::default() && !urls.iter().any(|url| url.starts_with("amqps://")) {
+        let message = "of no effect, since no address in broker.url starts with amqps://: write it so, or leave this out";
+        return Err(section.wrong("tls", message));
+    }
     Ok(BrokerConfig {
-        url: url?,
+        urls,
+        tls,
         prefix: prefix?,
         topology: topology?,
         heartbeat: heartbeat?,
         timeout: timeout?,
         delivery_limit: delivery_limit?,
+        reply_patience: reply_patience?,
+        retry_delays: retry_delays?,
     })
+}
+
+/// Delays that grow. Each has a queue of its own, named after it in milliseconds.
+fn delays(field: &mut Field<'_, '_>) -> Outcome<Vec<Duration>> {
+    let one = within(duration, Duration::from_millis(10)..=24 * 60 * MINUTE, "10ms to 1d");
+    let mut last = Duration::ZERO;
+    let delays = field.each("an array: write [\"1s\", \"10s\"]", |field| {
+        let delay = one(field)?;
+        if delay.subsec_nanos() % 1_000_000 != 0 {
+            return Err(field.is_not("a whole number of milliseconds: write 10ms, 1s or 1m"));
+        }
+        if delay <= last {
+            let last = humantime::format_duration(last);
+            return Err(field
+                .is_not(&format!("longer than the delay before it, {last}: write them in growing order")));
+        }
+        last = delay;
+        Ok(delay)
+    })?;
+    match delays.len() {
+        1..=10 => Ok(delays),
+        n => Err(field.wrong(format!("has {n} delays: write 1 to 10"))),
+    }
+}
+
+/// One URL, several with commas between them (as a variable has to be), or an array.
+fn broker_urls(field: &mut Field<'_, '_>) -> Outcome<Vec<String>> {
+    let urls = if field.value().is_array() {
+        field.each("an array", |field| address(field, check_broker))?
+    } else {
+        let Some(text) = field.text() else {
+            return Err(field.wrong("not text: write an address in quotes, or an array of them"));
+        };
+        let urls: Vec<String> = split_urls(text).map(str::to_owned).collect();
+        for url in &urls {
+            check_broker(url).map_err(|message| field.wrong(message))?;
+        }
+        urls
+    };
+    if urls.is_empty() { Err(field.wrong("empty: write at least one address")) } else { Ok(urls) }
 }
 
 fn engine(section: &mut Section<'_, '_>) -> Outcome<EngineConfig> {
@@ -139,8 +194,16 @@ fn worker(section: &mut Section<'_, '_>) -> Outcome<WorkerConfig> {
         path if path.starts_with('/') => Ok(path.into()),
         _ => Err(field.is_not("an absolute path: write one such as /run/prewarm")),
     });
+    let reply_to = section.or("reply_to", vec!["*".to_owned()], list(text));
+    let cancel_memory = section.or(
+        "cancel_memory",
+        24 * 60 * MINUTE,
+        within(duration, Duration::ZERO..=LONGEST, "0s to 365d"),
+    );
     Ok(WorkerConfig {
         runtime_dir: runtime_dir?,
+        reply_to: reply_to?,
+        cancel_memory: cancel_memory?,
         name: name?,
         drain_timeout: drain_timeout?,
         retries: retries?,

@@ -67,12 +67,15 @@ fn everything_but_the_image_has_a_default() {
     assert_eq!(
         config.broker,
         BrokerConfig {
-            url: "amqp://guest:guest@127.0.0.1:5672/%2f".into(),
+            urls: vec!["amqp://guest:guest@127.0.0.1:5672/%2f".into()],
+            tls: TlsConfig::default(),
             prefix: "prewarm".into(),
             topology: TopologyMode::Declare,
             heartbeat: 10 * second,
             timeout: 10 * second,
             delivery_limit: 20,
+            reply_patience: 30 * second,
+            retry_delays: [1, 10, 60, 300].map(Duration::from_secs).into(),
         }
     );
     assert_eq!(config.engine, EngineConfig { timeout: 60 * second, ..EngineConfig::default() });
@@ -87,6 +90,8 @@ fn everything_but_the_image_has_a_default() {
             lease_timeout: 120 * second,
             max_message: 16 << 20,
             runtime_dir: None,
+            reply_to: vec!["*".into()],
+            cancel_memory: 24 * 3600 * second,
         }
     );
     assert_eq!(
@@ -144,6 +149,15 @@ fn each_fault_has_its_place() {
     for (key, fault) in [
         ("[broker]\nurl = \"http://u:secret@h\"", "2:7: broker.url: not a broker's URL: write"),
         ("[broker]\nurl = 5", "2:7: broker.url: not text: write"),
+        ("[broker]\nurl = [\"amqp://u:secret@h\", \"amqp://u:secret@\"]", "2:29: broker.url[1]: has no host"),
+        ("[broker]\nurl = []", "2:7: broker.url: empty: write at least one"),
+        ("[broker]\nurl = [5]", "2:8: broker.url[0]: not text: write"),
+        ("[broker.tls]\ncert = \"x\"", "2:8: broker.tls.cert: needs its key"),
+        ("[broker.tls]\nkey = \"x\"", "2:7: broker.tls.key: needs its certificate"),
+        ("[broker.tls]\nca = \"/nonexistent\"", "2:6: broker.tls.ca: '/nonexistent' can't be read"),
+        ("[broker.tls]\nserver_name = \"a b\"", "2:15: broker.tls.server_name: 'a b' is not a host's name"),
+        ("[broker.tls]\nserver_name = \"h\"", "broker.tls: of no effect"),
+        ("[broker.tls]\ninsecure = true", "2:1: broker.tls: unknown key 'insecure'"),
         ("[broker]\nprefix = \"a b\"", "2:10: broker.prefix: 'a b' is not a name: use 1 to 64"),
         (
             "[broker]\ntopology = \"chek\"",
@@ -155,6 +169,33 @@ fn each_fault_has_its_place() {
         (
             "[broker]\ndelivery_limit = 0",
             "2:18: broker.delivery_limit: '0' is not in range: write a whole number from 1",
+        ),
+        ("[broker]\nretry_delays = \"1s\"", "2:16: broker.retry_delays: '1s' is not an array: write"),
+        ("[broker]\nretry_delays = []", "2:16: broker.retry_delays: has 0 delays: write 1 to 10"),
+        (
+            "[broker]\nretry_delays = [\"1s\",\"2s\",\"3s\",\"4s\",\"5s\",\"6s\",\"7s\",\"8s\",\"9s\",\"10s\",\"11s\"]",
+            "2:16: broker.retry_delays: has 11 delays: write 1 to 10",
+        ),
+        ("[broker]\nretry_delays = [1]", "2:17: broker.retry_delays[0]: '1' has no unit: write 1s or 1m"),
+        (
+            "[broker]\nretry_delays = [\"9ms\"]",
+            "2:17: broker.retry_delays[0]: '9ms' is not in range: write 10ms to 1d",
+        ),
+        (
+            "[broker]\nretry_delays = [\"25h\"]",
+            "2:17: broker.retry_delays[0]: '25h' is not in range: write 10ms to 1d",
+        ),
+        (
+            "[broker]\nretry_delays = [\"10ms 500us\"]",
+            "2:17: broker.retry_delays[0]: '10ms 500us' is not a whole number of milliseconds",
+        ),
+        (
+            "[broker]\nretry_delays = [\"1m\", \"1s\"]",
+            "2:23: broker.retry_delays[1]: '1s' is not longer than the delay before it, 1m: write them in growing order",
+        ),
+        (
+            "[broker]\nretry_delays = [\"1s\", \"1000ms\"]",
+            "2:23: broker.retry_delays[1]: '1000ms' is not longer than the delay before it, 1s",
         ),
         ("[engine]\nhost = \"docker.sock\"", "2:8: engine.host: not an engine's address: write"),
         (
@@ -182,7 +223,7 @@ fn each_fault_has_its_place() {
         ("[worker]\nretrys = 1", "2:1: worker: unknown key 'retrys'; did you mean 'retries'?"),
         (
             "[worker]\nfoo = 1",
-            "2:1: worker: unknown key 'foo'; known are drain_timeout, lease_timeout, max_message, name, retries",
+            "2:1: worker: unknown key 'foo'; known are cancel_memory, drain_timeout, lease_timeout, ",
         ),
         ("[brokr]", "1:2: unknown section 'brokr'; did you mean 'broker'?"),
         ("foo = 1", "1:1: unknown key 'foo'; known are broker, engine, http, pool, worker"),
@@ -446,7 +487,7 @@ fn variables_lie_over_the_file() {
     let text = "[broker]\nurl = 5\n[pool.\"My-build.x\"]\nimage = \"x\"\nidle = 8\ntimeout = \"1h\"\n\
                 env = { C = \"3\" }\n";
     let config = parse_with(text, &variables).unwrap_or_else(|faults| panic!("{faults}")).config;
-    assert_eq!(config.broker.url, "amqps://other/v", "what it replaces isn't even looked at");
+    assert_eq!(config.broker.urls, ["amqps://other/v"], "what it replaces isn't even looked at");
     assert_eq!(config.http.listen.to_string(), "[::]:1");
     assert_eq!(config.engine.host.as_deref(), Some("unix:///run/docker.sock"));
     assert_eq!(config.worker.drain_timeout, Duration::from_secs(300));
@@ -460,6 +501,19 @@ fn variables_lie_over_the_file() {
     assert_eq!((pool.cpus_milli, pool.memory, pool.read_only), (Some(2000), Some(1 << 30), true));
     assert_eq!(pool.args.as_deref(), Some(&["true".to_owned(), "1".to_owned()][..]));
     assert_eq!(pool.env, [("B".into(), "2".into()), ("A".into(), "1".into())]);
+}
+
+#[test]
+fn the_broker_may_have_several_addresses() {
+    let urls = |text: &str, environment: &[(&str, &str)]| {
+        let text = format!("[broker]\n{text}\n{MINIMAL}");
+        parse_with(&text, environment).unwrap_or_else(|faults| panic!("{faults}")).config.broker.urls
+    };
+    let both = ["amqp://a", "amqps://b/v"];
+    assert_eq!(urls("url = [\"amqp://a\", \"amqps://b/v\"]", &[]), both);
+    assert_eq!(urls("url = \"amqp://a,amqps://b/v\"", &[]), both);
+    assert_eq!(urls("", &[("PREWARM_BROKER_URL", "amqp://a, amqps://b/v")]), both);
+    assert_eq!(urls("", &[("PREWARM_BROKER_URL", "[\"amqp://a\", \"amqps://b/v\"]")]), both);
 }
 
 #[test]
@@ -572,8 +626,9 @@ fn advice_is_no_fault() {
 
 #[test]
 fn the_password_is_never_shown() {
-    let config = loaded(&format!("[broker]\nurl = \"amqp://user:secret@h:1/v\"\n{MINIMAL}"));
-    assert_eq!(config.broker.address(), "amqp://h:1/v");
+    let urls = "[\"amqp://user:secret@h:1/v\", \"amqp://user:secret@i/v\"]";
+    let config = loaded(&format!("[broker]\nurl = {urls}\n{MINIMAL}"));
+    assert_eq!(config.broker.addresses(), "amqp://h:1/v, amqp://i/v");
     let debug = format!("{config:?}");
     assert!(debug.contains("amqp://h:1/v") && !debug.contains("secret"), "{debug}");
 }

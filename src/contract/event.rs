@@ -162,6 +162,11 @@ impl Status {
         Status::Error,
     ];
 
+    /// Whether the job itself fell short, and might do better another time.
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Status::Failed | Status::TimedOut)
+    }
+
     /// As in messages and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -191,10 +196,12 @@ pub enum ErrorKind {
     OutOfMemory,
     /// No container could be had.
     NoContainer,
-    /// The container ended while the job ran.
+    /// The container ended while the job ran, or was stopped from outside.
     ContainerLost,
     /// The worker was stopped before the job ended.
     WorkerStopped,
+    /// Somebody cancelled the job.
+    Cancelled,
 }
 
 impl ErrorKind {
@@ -209,6 +216,7 @@ impl ErrorKind {
             ErrorKind::NoContainer => "no_container",
             ErrorKind::ContainerLost => "container_lost",
             ErrorKind::WorkerStopped => "worker_stopped",
+            ErrorKind::Cancelled => "cancelled",
         }
     }
 }
@@ -307,10 +315,19 @@ pub struct JobResult {
     /// The container's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// How many `started` and `log` events of this attempt were dropped, since they could not be delivered for too long;
+    /// absent if none was. Their numbers are missing in `seq`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub dropped: u64,
     /// The pool.
     pub pool: String,
     /// The worker's name.
     pub worker: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 #[cfg(test)]

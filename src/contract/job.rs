@@ -25,6 +25,11 @@ pub struct Job {
     #[serde(deserialize_with = "duration")]
     #[schemars(with = "Option<String>")]
     pub timeout: Option<Duration>,
+    /// How often the job is run again, later, if it fails or runs into its timeout: at most 100. It is never run again for
+    /// that unless this says so.
+    #[serde(deserialize_with = "retries")]
+    #[schemars(range(max = 100))]
+    pub retries: u32,
     /// Where output goes.
     pub logs: Logs,
     /// Names of variables in `env` whose values are masked in logs and results; at most 100.
@@ -35,6 +40,9 @@ pub struct Job {
 
 /// Most characters of a refusal's text. An AMQP header has to fit into one frame with all others.
 const BRIEF: usize = 400;
+
+/// Most retries that a job may ask for.
+pub const RETRIES_MAX: u32 = 100;
 
 /// Largest `metadata` in bytes of JSON: it comes back on every reply.
 pub const METADATA_MAX: usize = 64 * 1024;
@@ -74,6 +82,7 @@ impl fmt::Debug for Job {
             .field("args", &self.args.as_ref().map(Vec::len))
             .field("stdin", &self.stdin.as_ref().map(String::len))
             .field("timeout", &self.timeout)
+            .field("retries", &self.retries)
             .field("logs", &self.logs)
             .finish_non_exhaustive()
     }
@@ -177,6 +186,11 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Erro
             "'{text}' is not a duration; write for example \"90s\" or \"30m\""
         ))),
     }
+}
+
+fn retries<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    let fault = || de::Error::custom(format!("expected a whole number from 0 to {RETRIES_MAX}"));
+    u32::deserialize(d).ok().filter(|n| *n <= RETRIES_MAX).ok_or_else(fault)
 }
 
 /// serde_json ends its messages with the place; ours names the field and the place once, at the end.
@@ -317,6 +331,9 @@ mod tests {
             ("{} {}", vec!["not one JSON object"]),
             (r#"{"enf":{}}"#, vec!["enf", "unknown field", "`env`"]),
             (r#"{"env":{"PORT":80}}"#, vec!["env", "PORT", "expected a string, found a number", "line 1"]),
+            (r#"{"retries":101}"#, vec!["retries", "a whole number from 0 to 100"]),
+            (r#"{"retries":-1}"#, vec!["retries", "a whole number from 0 to 100"]),
+            (r#"{"retries":"many"}"#, vec!["retries", "a whole number from 0 to 100"]),
             (r#"{"env":{"A=B":"x"}}"#, vec!["env", "'A=B' has '='"]),
             (r#"{"env":{"":"x"}}"#, vec!["env", "empty name"]),
             (r#"{"env":{"A":"1","A":"2"}}"#, vec!["env", "'A' is there twice"]),

@@ -1,7 +1,8 @@
-//! What publishers see: the job message ([`job`]), the replies ([`event`]), and the names of exchanges,
+//! What publishers see: the job message ([`job`]), the replies ([`event`]), requests to all workers ([`control`]), and the names of exchanges,
 //! queues and headers ([`topology`]). JSON Schema is generated from these types ([`schema`]), so that it
 //! can't drift from what the worker accepts and sends.
 
+pub mod control;
 pub mod event;
 pub mod job;
 pub mod schema;

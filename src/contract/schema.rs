@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use super::{event, job};
+use super::{control, event, job};
 
 /// A message of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -15,6 +15,10 @@ pub enum Message {
     Log,
     /// `prewarm.result.v1`
     Result,
+    /// `prewarm.cancel.v1`, to the control exchange
+    Cancel,
+    /// `prewarm.cancelling.v1`, a worker's answer to it
+    Cancelling,
 }
 
 /// The schema of one message.
@@ -24,6 +28,8 @@ pub fn of(message: Message) -> Schema {
         Message::Started => schema_for!(event::Started),
         Message::Log => schema_for!(event::Log),
         Message::Result => schema_for!(event::JobResult),
+        Message::Cancel => schema_for!(control::Cancel),
+        Message::Cancelling => schema_for!(control::Cancelling),
     }
 }
 
@@ -38,6 +44,8 @@ mod tests {
             (Message::Started, "startup_ms"),
             (Message::Log, "offset"),
             (Message::Result, "timings_ms"),
+            (Message::Cancel, "job_id"),
+            (Message::Cancelling, "found"),
         ] {
             let schema = of(message).to_value();
             assert!(schema["properties"].get(field).is_some(), "{message:?}: {schema}");

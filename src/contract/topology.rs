@@ -15,6 +15,8 @@ pub const REASON_HEADER: &str = "x-prewarm-reason";
 pub const KIND_HEADER: &str = "x-prewarm-kind";
 /// Header of a dead-lettered job: its pool.
 pub const POOL_HEADER: &str = "x-prewarm-pool";
+/// Header of a dead-lettered job: when the worker gave it up, RFC 3339 in UTC.
+pub const DIED_AT_HEADER: &str = "x-prewarm-died-at";
 /// W3C trace context, carried through to the job and its replies.
 pub const TRACEPARENT_HEADER: &str = "traceparent";
 
@@ -25,7 +27,8 @@ pub const LOG: &str = "prewarm.log.v1";
 /// AMQP `type` of a reply: how the attempt ended; exactly one per attempt, the last.
 pub const RESULT: &str = "prewarm.result.v1";
 
-/// How long a job that failed through our fault waits before its next attempts.
+/// How long a job that failed through our fault waits before its next attempts, unless `broker.retry_delays` says
+/// otherwise.
 pub const RETRY_DELAYS: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(300)];
 
@@ -49,6 +52,12 @@ impl Names {
     /// The queue of one pool's jobs.
     pub fn pool_queue(&self, pool: &PoolName) -> String {
         format!("{}.jobs.{pool}", self.prefix)
+    }
+
+    /// The pool whose jobs a queue holds; none if it is no pool's.
+    pub fn pool_of(&self, queue: &str) -> Option<PoolName> {
+        let rest = queue.strip_prefix(&self.prefix)?.strip_prefix(".jobs.")?;
+        PoolName::new(rest).ok()
     }
 
     /// The queue for what can't be processed.
@@ -96,6 +105,10 @@ mod tests {
         let pool = PoolName::new("build").unwrap();
         assert_eq!(n.jobs(), "acme.ci.jobs");
         assert_eq!(n.pool_queue(&pool), "acme.ci.jobs.build");
+        assert_eq!(n.pool_of("acme.ci.jobs.build"), Some(pool));
+        for other in ["acme.ci.jobs", "acme.ci.jobs.", "acme.jobs.build", "acme.ci.dead"] {
+            assert_eq!(n.pool_of(other), None, "{other}");
+        }
         assert_eq!(n.dead(), "acme.ci.dead");
         assert_eq!(n.results(), "acme.ci.results");
         assert_eq!(n.control(), "acme.ci.control");

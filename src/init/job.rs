@@ -111,6 +111,8 @@ pub struct Job {
     stdout: Stream,
     stderr: Stream,
     left_behind: bool,
+    /// Whether somebody outside the container sent a signal that was not the worker's.
+    pub interfered: bool,
     /// Sums and maxima over the children that were reaped, which include what their own children used.
     cpu_us: u64,
     max_rss_kib: u64,
@@ -151,6 +153,7 @@ impl Job {
             stdout: Stream { kind: Kind::Stdout, pipe: Some(stdout), left: 0 },
             stderr: Stream { kind: Kind::Stderr, pipe: Some(stderr), left: 0 },
             left_behind: false,
+            interfered: false,
             cpu_us: 0,
             max_rss_kib: 0,
         })
@@ -330,6 +333,7 @@ impl Job {
             (None, Phase::Draining { end } | Phase::Killing { end, .. }) => Ok(Exited {
                 end,
                 left_behind: self.left_behind,
+                interfered: self.interfered,
                 oom_kills,
                 cpu_us: self.cpu_us,
                 max_rss: self.max_rss_kib * 1024,

@@ -18,7 +18,7 @@
 //!   its PID namespace, the kernel kills whatever is left in it. This is the container's dead man's switch.
 //! - a frame that is none, or that has no place: FAILED with [`Step::Protocol`] if there is room, exit 125.
 //! - SIGTERM, SIGINT, SIGQUIT or SIGHUP while idle (`docker stop`): exit 0; an idle container has done nothing wrong.
-//!   While a job runs, signals go to its entrypoint instead.
+//!   While a job runs, signals go to its entrypoint instead, and EXITED tells if one came from outside the container.
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
@@ -163,15 +163,18 @@ impl Init {
 
     fn take_signals(&mut self) -> Result<(), Quit> {
         use sys::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
-        while let Some(n) = sys::next_signal(&self.signals) {
-            match (n, &self.job) {
+        while let Some(signal) = sys::next_signal(&self.signals) {
+            match (signal.number, &mut self.job) {
                 (SIGCHLD, _) => self.reap(),
                 // Our own, from writing to a job that closed its stdin.
                 (SIGPIPE, _) => {}
                 // There is no terminal: a session leader without one is an orphaned process group, which the
                 // kernel doesn't stop (kernel/signal.c, get_signal).
                 (SIGTSTP | SIGTTIN | SIGTTOU, _) => {}
-                (n, Some(job)) => job.signal(n),
+                (n, Some(job)) => {
+                    job.interfered |= signal.from_outside;
+                    job.signal(n);
+                }
                 (SIGHUP | SIGINT | SIGQUIT | SIGTERM, None) => return Err(Quit::Asked),
                 (_, None) => {}
             }

@@ -420,11 +420,23 @@ pub fn signals() -> Result<Fd> {
         .map(|n| Fd(n as i32))
 }
 
+/// A signal that has arrived.
+pub struct Signal {
+    pub number: i32,
+    /// Its sender isn't in this PID namespace, which the kernel shows as process 0: an engine that stops the
+    /// container, or somebody on the host.
+    pub from_outside: bool,
+}
+
 /// The next signal, if one has arrived.
-pub fn next_signal(signals: &Fd) -> Option<i32> {
+pub fn next_signal(signals: &Fd) -> Option<Signal> {
+    // struct signalfd_siginfo: the number at 0, the sender's process id at 12.
     let mut info = [0_u8; 128];
+    let word = |info: &[u8; 128], at: usize| {
+        i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]])
+    };
     match read(signals, &mut info) {
-        Ok(128) => Some(i32::from_ne_bytes([info[0], info[1], info[2], info[3]])),
+        Ok(128) => Some(Signal { number: word(&info, 0), from_outside: word(&info, 12) == 0 }),
         _ => None,
     }
 }

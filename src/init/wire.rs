@@ -16,7 +16,7 @@
 
 /// Version of this protocol; READY carries it, and a worker refuses any other. The init that a worker
 /// meets is the one it put there itself (volumes are named by content), so this is a safety net.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Length of a frame's header in bytes.
 pub const HEADER: usize = 5;
@@ -196,6 +196,9 @@ pub struct Exited {
     /// Whether something that the job left could not be killed (a set-user-id program under an init that is
     /// not root): the container must not serve again, and only its removal ends that process.
     pub left_behind: bool,
+    /// Whether somebody outside the container sent the job a signal past the worker: the engine, being shut down in an orderly
+    /// way, or `docker stop`.
+    pub interfered: bool,
     /// Processes of the container that the kernel killed for memory during the job.
     pub oom_kills: u32,
     /// User and system time of all the job's processes, in microseconds.
@@ -217,7 +220,7 @@ impl Exited {
         let mut b = [0; Self::LEN];
         b[0] = how;
         b[1] = value;
-        b[2] = self.left_behind as u8;
+        b[2] = self.left_behind as u8 | (self.interfered as u8) << 1;
         b[3..7].copy_from_slice(&self.oom_kills.to_le_bytes());
         b[7..15].copy_from_slice(&self.cpu_us.to_le_bytes());
         b[15..23].copy_from_slice(&self.max_rss.to_le_bytes());
@@ -242,7 +245,8 @@ impl Exited {
                 1 => End::Signal(b[1]),
                 _ => return Err(BAD),
             },
-            left_behind: b[2] != 0,
+            left_behind: b[2] & 1 != 0,
+            interfered: b[2] & 2 != 0,
             oom_kills: u32::from_le_bytes([b[3], b[4], b[5], b[6]]),
             cpu_us: word(7),
             max_rss: word(15),
@@ -342,6 +346,7 @@ mod tests {
                 let e = Exited {
                     end,
                     left_behind: n % 2 == 1,
+                    interfered: n % 3 == 1,
                     oom_kills: u32::from(n) * 77,
                     cpu_us: u64::MAX - u64::from(n),
                     max_rss: u64::from(n) << 40,

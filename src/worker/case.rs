@@ -3,17 +3,19 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
+use super::claims::{Claim, Incoming, Unheard};
 use super::metrics::PoolSeries;
 use super::{Shutdown, Worker};
-use crate::attempt::{self, AttemptError, Ended, Plan};
-use crate::broker::{Delivery, Properties, Publisher};
-use crate::config::PoolConfig;
+use crate::attempt::{self, AttemptError, Controls, Ended, Plan};
+use crate::broker::{Properties, Publisher};
+use crate::config::{PoolConfig, WorkerConfig};
 use crate::contract::PoolName;
 use crate::contract::event::{LeaseKind, Stream};
 use crate::contract::job::{self, Job, Rejection};
 use crate::launch::{self, Order};
-use crate::outcome::{self, Outcome};
+use crate::outcome::{self, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
 use crate::replies::{Replies, StartFacts};
@@ -60,11 +62,10 @@ impl<'a> Case<'a> {
         worker: &'a Worker,
         pool: &'a PoolName,
         config: &'a PoolConfig,
-        delivery: &Delivery,
+        incoming: &Incoming,
     ) -> Case<'a> {
-        let p = &delivery.properties;
+        let p = &incoming.properties;
         let metrics = worker.metrics.of(pool);
-        metrics.deliveries(delivery.redelivered).inc();
         let queued = p.timestamp.and_then(|t| SystemTime::now().duration_since(t).ok());
         if let Some(queued) = queued {
             metrics.queue_wait.observe(queued.as_secs_f64());
@@ -76,18 +77,28 @@ impl<'a> Case<'a> {
             metrics,
             id: p.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
             attempt: 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count),
-            received: delivery.received,
+            received: incoming.received,
             queued,
         }
     }
 
-    pub(super) async fn handle(self, delivery: Delivery, publisher: &mut dyn Publisher, shutdown: &Shutdown) {
-        let Delivery { body, properties, receipt, .. } = delivery;
+    pub(super) async fn handle(
+        self,
+        incoming: Incoming,
+        claim: Claim,
+        publisher: &mut dyn Publisher,
+        shutdown: &Shutdown,
+    ) -> Option<Unheard> {
+        let Incoming { body, properties, .. } = incoming;
+        let allowed = properties.reply_to.as_deref().is_none_or(|queue| self.worker.may_reply_to(queue));
         let mut replies =
-            Replies::new(publisher, &self.worker.names, self.id.clone(), self.attempt, &properties);
+            Replies::new(publisher, &self.worker.names, self.id.clone(), self.attempt, &properties, allowed);
+        let Worker { config: WorkerConfig { retries, .. }, retry_delays, .. } = self.worker;
+        let mut tries = Tries { ours: *retries, own: 1, delays: retry_delays };
         let report = match self.decode(&body, &properties) {
             Ok(mut job) => {
                 replies.set_metadata(job.metadata.take());
+                tries.own = job.retries.saturating_add(1);
                 self.metrics.running.inc();
                 let report = self.execute(job, &properties, &mut replies, shutdown).await;
                 self.metrics.running.dec();
@@ -95,20 +106,25 @@ impl<'a> Case<'a> {
             }
             Err(rejection) => Report::only(Outcome::Rejected(rejection)),
         };
-        let disposition = outcome::disposition(&report.outcome, self.attempt, self.worker.config.retries);
+        let disposition = outcome::disposition(&report.outcome, self.attempt, tries);
         tracing::debug!(outcome = ?report.outcome, ?disposition, "over");
         self.conclude(report, disposition, replies)
             .await
-            .apply(&self, publisher, body, properties, receipt)
-            .await;
+            .apply(&self, publisher, body, properties, claim)
+            .await
     }
 
     /// Reads the message, and refuses what can't be run here.
     fn decode(&self, body: &[u8], properties: &Properties) -> Result<Job, Rejection> {
-        if let Some(reply_to) = properties.reply_to.as_deref().filter(|q| !self.worker.names.may_reply_to(q))
-        {
-            let message =
-                format!("'{reply_to}' is one of prewarm's own queues; name a queue of the publisher's");
+        if let Some(reply_to) = properties.reply_to.as_deref().filter(|q| !self.worker.may_reply_to(q)) {
+            let message = if self.worker.names.may_reply_to(reply_to) {
+                format!(
+                    "'{reply_to}' is no queue that replies may go to here; the operator allows {}",
+                    self.worker.config.reply_to.join(", ")
+                )
+            } else {
+                format!("'{reply_to}' is one of prewarm's own queues; name a queue of the publisher's")
+            };
             return Err(Rejection::of("reply_to", message));
         }
         match properties.content_type.as_deref() {
@@ -157,6 +173,7 @@ impl<'a> Case<'a> {
         loop {
             let lease = tokio::select! {
                 biased;
+                () = listed.cancel.cancelled() => return Report::only(Outcome::Cancelled),
                 lease = self.worker.pools.lease(self.pool, self.worker.config.lease_timeout) => lease,
                 () = shutdown.drain.cancelled() => return Report::only(Outcome::NotBegun),
             };
@@ -175,7 +192,12 @@ impl<'a> Case<'a> {
                 image: format!("{}@{}", lease.image.name, lease.image.id),
             };
             listed.set_container(&facts.container);
-            let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, shutdown).await;
+            let controls = Controls {
+                stop: shutdown.stop.clone(),
+                cancel: listed.cancel.clone(),
+                hurry: CancellationToken::new(),
+            };
+            let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
             if let Err(AttemptError::LostEarly(error)) = &result {
                 // Idle containers may die at any moment, this one in that of its lease. It costs the job some time.
                 fresh += 1;
@@ -222,7 +244,7 @@ impl<'a> Case<'a> {
         facts: &LeaseFacts,
         job: &Job,
         replies: &mut Replies<'_>,
-        shutdown: &Shutdown,
+        controls: &Controls,
     ) -> (Result<Ended, AttemptError>, Option<Instant>, Output) {
         let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
         let output = Output::new(job, self.config.logs_limit);
@@ -234,8 +256,8 @@ impl<'a> Case<'a> {
             container: facts.container.clone(),
         };
         let (result, followed) = tokio::join!(
-            attempt::run(lease, plan, &shutdown.stop, happen),
-            replies.follow(output, start, happenings),
+            attempt::run(lease, plan, controls, happen),
+            replies.follow(output, start, happenings, &controls.hurry),
         );
         let (output, started) = followed;
         if let Some(at) = started {

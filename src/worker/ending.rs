@@ -1,17 +1,18 @@
 //! How a delivery ends: the result for its publisher, a copy where one is due, and the settlement.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use super::case::{Case, Report};
-use crate::broker::{Message, Properties, Publisher, Receipt, Routed, Settle, Target};
-use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis};
-use crate::contract::topology::{KIND_HEADER, POOL_HEADER, REASON_HEADER};
+use super::claims::{Claim, Unheard};
+use crate::broker::{Message, Properties, Publisher, Settle, Target};
+use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
+use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
 use crate::init::wire::End;
-use crate::outcome::{Disposition, Outcome};
+use crate::outcome::{self, Disposition, Outcome};
 use crate::output::Output;
-use crate::replies::{Delivered, Replies};
+use crate::replies::{Delivered, Replies, publish_surely};
 
 /// Most bytes of a publisher's own headers that a dead letter keeps.
 const HEADERS_MAX: usize = 8 * 1024;
@@ -38,14 +39,31 @@ impl Case<'_> {
                 (Some(error.clone()), Some(Status::Error))
             }
             Outcome::NotBegun => (None, None),
+            Outcome::Cancelled => (Some(outcome::cancelled()), Some(Status::Cancelled)),
         };
         let final_status =
             status.filter(|_| matches!(disposition, Disposition::Done | Disposition::DeadLetter));
         if let Some(status) = final_status {
             let result = self.result(report, status, reason.clone(), &mut replies);
-            if replies.result(&result).await == Delivered::Unroutable {
-                self.worker.metrics.unroutable.inc();
-                tracing::warn!("the reply queue is gone; the result went to {}", self.worker.names.results());
+            let metrics = &self.worker.metrics;
+            let results = self.worker.names.results();
+            match replies.result(&result).await {
+                Delivered::ToPublisher | Delivered::ToResults => {}
+                Delivered::Unroutable => {
+                    metrics.unroutable.inc();
+                    tracing::warn!("the reply queue is gone; the result went to {results}");
+                }
+                Delivered::Refused => {
+                    metrics.refused.inc();
+                    tracing::warn!(
+                        "the reply queue takes no messages, is it full? The result went to {results}"
+                    );
+                }
+            }
+            let dropped = replies.dropped();
+            if dropped > 0 {
+                metrics.dropped.inc_by(dropped);
+                tracing::warn!(dropped, "events could not be delivered for too long, and were dropped");
             }
             self.metrics.jobs(status).inc();
         }
@@ -66,6 +84,7 @@ impl Case<'_> {
         let end = verdict.as_ref().and_then(|v| v.end);
         let (stdout, stderr) = report.output.and_then(Output::tails).unzip();
         let lease = report.lease;
+        let dropped = replies.dropped();
         JobResult {
             envelope: replies.envelope(),
             status,
@@ -88,6 +107,7 @@ impl Case<'_> {
             stderr,
             image: lease.as_ref().map(|l| l.image.clone()),
             container: lease.map(|l| l.container),
+            dropped,
             pool: self.pool.to_string(),
             worker: self.worker.config.name.clone(),
         }
@@ -107,26 +127,26 @@ impl Ending {
         publisher: &mut dyn Publisher,
         body: Bytes,
         properties: Properties,
-        receipt: Box<dyn Receipt>,
-    ) {
+        claim: Claim,
+    ) -> Option<Unheard> {
         let copy = match self.disposition {
             Disposition::Done | Disposition::HandBack => None,
             Disposition::Retry(delay) => Some(Target::Retry(delay, case.pool.clone())),
             Disposition::DeadLetter => Some(Target::Queue(case.worker.names.dead())),
         };
         if let Some(target) = copy {
-            let message = self.copy(case, target, body, properties);
-            while publisher.send_confirmed(message.clone()).await == Routed::No {
-                tracing::error!("{:?} is gone; declare it, or restart a worker that does", message.target);
-                tokio::time::sleep(Duration::from_secs(5)).await;
-            }
+            publish_surely(publisher, self.copy(case, target, body, properties)).await;
         }
         let settle = match self.disposition {
             Disposition::HandBack => Settle::HandBack,
             Disposition::Done | Disposition::DeadLetter | Disposition::Retry(_) => Settle::Ack,
         };
-        if let Err(error) = receipt.settle(settle).await {
-            tracing::warn!("not settled: {error}");
+        match claim.settle(settle).await {
+            Ok(unheard) => Some(unheard),
+            Err(error) => {
+                tracing::warn!("not settled: {error}");
+                None
+            }
         }
     }
 
@@ -139,13 +159,14 @@ impl Ending {
             if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
                 properties.headers.clear();
             }
-            properties
-                .headers
-                .retain(|(name, _)| !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER));
+            properties.headers.retain(|(name, _)| {
+                !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER)
+            });
             properties.headers.extend([
                 (REASON_HEADER.to_owned(), reason.message.clone()),
                 (KIND_HEADER.to_owned(), reason.kind.as_str().to_owned()),
                 (POOL_HEADER.to_owned(), case.pool.to_string()),
+                (DIED_AT_HEADER.to_owned(), timestamp(SystemTime::now())),
             ]);
         }
         Message { target, body, properties }

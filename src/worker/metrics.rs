@@ -12,6 +12,8 @@ use crate::metrics::{BUCKETS, Metrics, RUN_BUCKETS};
 pub(super) struct WorkerMetrics {
     pub(super) pools: BTreeMap<PoolName, PoolSeries>,
     pub(super) unroutable: IntCounter,
+    pub(super) refused: IntCounter,
+    pub(super) dropped: IntCounter,
 }
 
 /// One pool's series, looked up once.
@@ -22,6 +24,7 @@ pub(super) struct PoolSeries {
     pub(super) jobs: [IntCounter; 6],
     pub(super) running: IntGauge,
     pub(super) deliveries: [IntCounter; 2],
+    pub(super) adopted: IntCounter,
     pub(super) output: [IntCounter; 2],
 }
 
@@ -51,6 +54,11 @@ impl WorkerMetrics {
             metrics.gauges("jobs_running", "Jobs that have or wait for a container.", &["pool"]);
         let deliveries: IntCounterVec =
             metrics.counters("deliveries_total", "Deliveries received.", &["pool", "redelivered"]);
+        let adopted: IntCounterVec = metrics.counters(
+            "deliveries_adopted_total",
+            "Deliveries that came back while their job was in hand or just over, and caused no second run.",
+            &["pool"],
+        );
         let output: IntCounterVec =
             metrics.counters("output_bytes_total", "Bytes that jobs printed.", &["pool", "stream"]);
         let series = |pool: &PoolName| {
@@ -62,6 +70,7 @@ impl WorkerMetrics {
                 jobs: Status::ALL.map(|s| jobs.with_label_values(&[p, s.as_str()])),
                 running: running.with_label_values(&[p]),
                 deliveries: ["false", "true"].map(|r| deliveries.with_label_values(&[p, r])),
+                adopted: adopted.with_label_values(&[p]),
                 output: Stream::ALL.map(|s| output.with_label_values(&[p, s.as_str()])),
             };
             (pool.clone(), series)
@@ -69,6 +78,14 @@ impl WorkerMetrics {
         WorkerMetrics {
             pools: pools.map(series).collect(),
             unroutable: metrics.counter("replies_unroutable_total", "Results whose reply queue was gone."),
+            refused: metrics.counter(
+                "replies_refused_total",
+                "Results that the reply queue did not take (it is full, say), and that went to the queue of results.",
+            ),
+            dropped: metrics.counter(
+                "replies_dropped_total",
+                "Started and log events dropped because they could not be delivered for broker.reply_patience.",
+            ),
         }
     }
 

@@ -6,22 +6,30 @@
 //!                └────────────┴───────────────┴── disposition ──────────────┘
 //! ```
 //!
+//! A delivery that comes back while its job is in hand, or just over, is no second job: `claims.rs`. Requests to all
+//! workers, such as to cancel a job, come another way: `control.rs`.
+//!
 //! A pool with `concurrency = 4` has four seats. A seat has a channel of its own on either connection
 //! and one job at a time, so the number of seats is the only limit on intake there has to be. `case.rs` is what a
 //! seat does with one delivery; `ending.rs` how it ends for publisher and broker.
 
 mod case;
+mod claims;
+mod control;
 mod ending;
 mod metrics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
+use wildmatch::WildMatch;
 
 use self::case::Case;
+use self::claims::{Claimed, Claims, Unheard};
 use self::metrics::WorkerMetrics;
-use crate::broker::Broker;
+use crate::broker::{Broker, Settle};
 use crate::config::WorkerConfig;
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
@@ -32,10 +40,12 @@ use crate::running::Running;
 /// What all seats share.
 pub struct Worker {
     config: WorkerConfig,
+    retry_delays: Vec<Duration>,
     names: Names,
     pools: Pools,
     broker: Arc<dyn Broker>,
     running: Running,
+    claims: Claims,
     metrics: WorkerMetrics,
 }
 
@@ -52,6 +62,7 @@ impl Worker {
     /// A worker over these pools and this broker.
     pub fn new(
         config: WorkerConfig,
+        retry_delays: Vec<Duration>,
         names: Names,
         pools: Pools,
         broker: Arc<dyn Broker>,
@@ -59,7 +70,14 @@ impl Worker {
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
-        Worker { config, names, pools, broker, running, metrics }
+        Worker { config, retry_delays, names, pools, broker, running, claims: Claims::default(), metrics }
+    }
+
+    /// Whether anything may be sent to this queue.
+    fn may_reply_to(&self, queue: &str) -> bool {
+        // The control exchange's answers go to direct reply-to queues too.
+        let allowed = |pattern: &String| WildMatch::new(pattern).matches(queue);
+        self.names.may_reply_to(queue) && self.config.reply_to.iter().any(allowed)
     }
 
     /// Takes deliveries of one pool, one at a time, until told to drain.
@@ -68,6 +86,7 @@ impl Worker {
         let Ok(mut able) = self.pools.able(pool) else { return };
         let mut consumer = self.broker.consumer(pool);
         let mut publisher = self.broker.publisher();
+        let mut last = None;
         loop {
             // A worker that can't run this pool's jobs leaves them to others.
             if !*able.borrow_and_update() {
@@ -83,11 +102,33 @@ impl Worker {
                 changed = able.changed() => if changed.is_ok() { continue } else { break },
                 delivery = consumer.next() => delivery,
             };
+            if let Some(unheard) = last.take() {
+                Unheard::heard(unheard);
+            }
+            let metrics = self.metrics.of(pool);
+            metrics.deliveries(delivery.redelivered).inc();
+            let (claim, incoming) = match self.claims.claim(pool, delivery).await {
+                Claimed::Job(claim, incoming) => (claim, incoming),
+                Claimed::Over(receipt) => {
+                    metrics.adopted.inc();
+                    tracing::info!(%pool, "a delivery came back whose job is over: acknowledged");
+                    if let Err(error) = receipt.settle(Settle::Ack).await {
+                        tracing::warn!(%pool, "not settled: {error}");
+                    }
+                    continue;
+                }
+                Claimed::InHand(adopted) => {
+                    metrics.adopted.inc();
+                    tracing::info!(%pool, "a delivery came back whose job still runs here: adopted");
+                    adopted.settled().await;
+                    continue;
+                }
+            };
             // As it is now: it may have been configured otherwise since the last job.
             let Ok(config) = self.pools.config(pool) else { break };
-            let case = Case::new(self, pool, &config, &delivery);
+            let case = Case::new(self, pool, &config, &incoming);
             let span = tracing::info_span!("job", id = %case.id, pool = %pool, attempt = case.attempt);
-            case.handle(delivery, &mut *publisher, shutdown).instrument(span).await;
+            last = case.handle(incoming, claim, &mut *publisher, shutdown).instrument(span).await;
         }
         consumer.pause().await;
     }

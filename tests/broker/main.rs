@@ -3,22 +3,27 @@
 //! The test that raises a memory alarm needs `PREWARM_TEST_RABBITMQCTL` besides, a command that works as `rabbitmqctl`
 //! does for that broker. Each test has names of its own and deletes what it declared.
 
+mod addresses;
+mod certificates;
+mod long_jobs;
 mod outages;
 mod proxy;
 mod setup;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bytes::Bytes;
 use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use prewarm::broker::amqp::probe;
 use prewarm::broker::client::Client;
 use prewarm::broker::{Broker, BrokerError, Message, Properties, Routed, Settle, Target};
 use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use prewarm::contract::topology::RETRY_DELAYS;
-use setup::{DEADLINE, Needs, Setup, close, confirmed, message, next, run, send, until_connected};
+use setup::{DEADLINE, Needs, Setup, close, confirmed, message, next, probe, run, send, until_connected};
 use tokio::time::timeout;
 
 #[test]
@@ -265,7 +270,7 @@ fn a_queue_with_other_settings_is_explained_and_recovered_from() {
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         setup.admin.queue_declare(queue.as_str().into(), durable, arguments).await.unwrap();
 
-        let report = probe(&setup.config, [&setup.pool]).await.unwrap();
+        let report = probe(&setup.config, &setup.pool).await.unwrap();
         assert!(!report.is_usable());
         assert_eq!(report.conflicts.len(), 1, "{report:?}");
         for part in
@@ -275,7 +280,7 @@ fn a_queue_with_other_settings_is_explained_and_recovered_from() {
         }
         // It is enough for `check`, which takes it as it is.
         let check = BrokerConfig { topology: TopologyMode::Check, ..setup.config.clone() };
-        let report = probe(&check, [&setup.pool]).await.unwrap();
+        let report = probe(&check, &setup.pool).await.unwrap();
         assert!(
             report.conflicts.is_empty() && !report.missing.is_empty() && !report.is_usable(),
             "{report:?}"
@@ -285,9 +290,9 @@ fn a_queue_with_other_settings_is_explained_and_recovered_from() {
         assert!(!*broker.connected().borrow());
         setup.delete_queue(&queue).await;
         until_connected(&broker).await;
-        let report = probe(&setup.config, [&setup.pool]).await.unwrap();
+        let report = probe(&setup.config, &setup.pool).await.unwrap();
         assert!(report.is_usable() && report.missing.is_empty(), "{report:?}");
-        assert!(probe(&check, [&setup.pool]).await.unwrap().is_usable());
+        assert!(probe(&check, &setup.pool).await.unwrap().is_usable());
         close(&broker).await;
     });
 }
@@ -296,7 +301,7 @@ fn a_queue_with_other_settings_is_explained_and_recovered_from() {
 fn a_probe_says_what_is_missing_and_changes_nothing() {
     run(Needs::OwnNames, async |setup: &Setup| {
         for _ in 0..2 {
-            let report = probe(&setup.config, [&setup.pool]).await.unwrap();
+            let report = probe(&setup.config, &setup.pool).await.unwrap();
             let topology = setup.topology();
             assert_eq!(report.missing.len(), topology.queues.len() + topology.exchanges.len(), "{report:?}");
             assert!(
@@ -321,7 +326,7 @@ fn connecting_fails_with_a_reason_and_a_remedy() {
                 _ = rude.accept().await;
             }
         });
-        let uri: lapin::uri::AMQPUri = setup.config.url.parse().unwrap();
+        let uri: lapin::uri::AMQPUri = setup.url().parse().unwrap();
         let authority = format!("{}:{}", uri.authority.host, uri.authority.port);
         let silent_port = silent.local_addr().unwrap().port();
         let cases = [
@@ -331,13 +336,16 @@ fn connecting_fails_with_a_reason_and_a_remedy() {
             ("amqp://guest:s3cret@no-such-host.invalid/%2f".to_owned(), "lookup", "lookup"),
             (format!("amqp://guest:s3cret@127.0.0.1:{silent_port}/%2f"), "no AMQP answer", "port"),
             (format!("amqp://guest:s3cret@127.0.0.1:{rude_port}/%2f"), "closed during the handshake", "TLS"),
-            (format!("amqps://guest:s3cret@{authority}/%2f"), "TLS", "TLS"),
+            (format!("amqps://guest:s3cret@{authority}/%2f"), "speaks no TLS", "5671"),
             ("http://guest:s3cret@localhost/".to_owned(), "not a broker URL", "amqp://"),
         ];
         for (url, reason, remedy) in cases {
-            let config =
-                BrokerConfig { url: url.clone(), timeout: Duration::from_secs(1), ..setup.config.clone() };
-            let error = timeout(DEADLINE, probe(&config, [&setup.pool])).await.unwrap().unwrap_err();
+            let config = BrokerConfig {
+                urls: vec![url.clone()],
+                timeout: Duration::from_secs(1),
+                ..setup.config.clone()
+            };
+            let error = probe(&config, &setup.pool).await.unwrap_err();
             let text = error.to_string();
             assert!(matches!(error, BrokerError::Connect { .. }), "{url}: {error:?}");
             assert!(text.contains(reason) && text.contains(remedy), "{url}: {text}");
@@ -349,7 +357,7 @@ fn connecting_fails_with_a_reason_and_a_remedy() {
 #[test]
 fn a_client_submits_and_reads_replies() {
     run(Needs::OwnNames, async |setup: &Setup| {
-        let connect = async || Client::connect(&setup.config).await.unwrap();
+        let connect = async || Client::connect(&setup.config, "prewarm test").await.unwrap();
         let mut client = connect().await;
         // No worker has been there yet: not even the exchange exists.
         let error = client.submit(&setup.pool, "early", "{}".into(), None).await.unwrap_err();

@@ -6,14 +6,13 @@ use bytes::Bytes;
 use lapin::options::{BasicPublishOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use prewarm::broker::amqp::probe;
 use prewarm::broker::{Broker, BrokerError, Message, Routed, Settle, Target};
 use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::topology::RETRY_DELAYS;
 use tokio::time::timeout;
 
 use crate::setup::{
-    DEADLINE, Needs, Setup, close, confirmed, eventually, message, next, run, send, until_connected,
+    DEADLINE, Needs, Setup, close, confirmed, eventually, message, next, probe, run, send, until_connected,
     until_disconnected,
 };
 
@@ -231,8 +230,8 @@ fn a_message_that_breaks_the_connection_is_dead_lettered_at_the_limit() {
         let config = BrokerConfig { delivery_limit: 2, ..setup.config.clone() };
         let broker = setup.broker_with(&config).await;
         let (proxy, poisoner) = setup.proxy().await;
-        proxy.tamper(b"poisonous id", b"poisonous \xff\xfe");
-        let poisoner = Connection::connect(&poisoner.url, ConnectionProperties::default()).await.unwrap();
+        proxy.tamper(Some((b"poisonous id", b"poisonous \xff\xfe")));
+        let poisoner = Connection::connect(&poisoner.urls[0], ConnectionProperties::default()).await.unwrap();
         let channel = poisoner.create_channel().await.unwrap();
         channel
             .basic_publish(
@@ -269,10 +268,12 @@ fn attempts_at_a_silent_peer_leave_nothing_behind() {
         };
         eventually("only this test is connected", async || threads() == 1).await;
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("amqp://{}", silent.local_addr().unwrap());
-        let config = BrokerConfig { url, timeout: Duration::from_millis(100), ..setup.config.clone() };
-        for _ in 0..5 {
-            probe(&config, [&setup.pool]).await.unwrap_err();
+        for scheme in ["amqp", "amqps"] {
+            let urls = vec![format!("{scheme}://{}", silent.local_addr().unwrap())];
+            let config = BrokerConfig { urls, timeout: Duration::from_millis(100), ..setup.config.clone() };
+            for _ in 0..5 {
+                probe(&config, &setup.pool).await.unwrap_err();
+            }
         }
         eventually("no thread is left", async || threads() == 1).await;
     });

@@ -51,10 +51,10 @@ impl Proxy {
         Proxy { address, frozen, cut, end, tamper }
     }
 
-    /// From now on replaces `what` by `with` in what goes to the broker.
-    pub fn tamper(&self, what: &'static [u8], with: &'static [u8]) {
-        assert_eq!(what.len(), with.len());
-        *self.tamper.lock().unwrap() = Some((what, with));
+    /// From now on replaces the first by the second, of the same length, in what goes to the broker; or nothing.
+    pub fn tamper(&self, replace: Option<(&'static [u8], &'static [u8])>) {
+        assert!(replace.is_none_or(|(what, with)| what.len() == with.len()));
+        *self.tamper.lock().unwrap() = replace;
     }
 
     /// Ends all connections there are. New ones are welcome.

@@ -10,12 +10,14 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use prewarm::broker::amqp::{Amqp, BrokerMetrics};
+use prewarm::broker::amqp::{self, Amqp, BrokerMetrics, ProbeReport};
 use prewarm::broker::topology::Topology;
-use prewarm::broker::{Broker, Consumer, Delivery, Message, Properties, Publisher, Routed, Target};
-use prewarm::config::{BrokerConfig, TopologyMode};
+use prewarm::broker::{
+    Broker, BrokerError, Consumer, Delivery, Message, Properties, Publisher, Routed, Target,
+};
+use prewarm::config::{BrokerConfig, TlsConfig, TopologyMode};
 use prewarm::contract::PoolName;
-use prewarm::contract::topology::Names;
+use prewarm::contract::topology::{Names, RETRY_DELAYS};
 use tokio::sync::RwLock;
 use tokio::time::timeout;
 
@@ -45,13 +47,18 @@ pub struct Setup {
 
 /// Runs a test in its own corner, and cleans up whether it passes or not.
 pub fn run(needs: Needs, test: impl AsyncFnOnce(&Setup)) {
+    run_at(broker_url(), needs, test);
+}
+
+/// Likewise, at this broker.
+pub fn run_at(url: String, needs: Needs, test: impl AsyncFnOnce(&Setup)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (_shared, _alone) = match needs {
             Needs::OwnNames => (Some(QUIET.read().await), None),
             Needs::WholeBroker => (None, Some(QUIET.write().await)),
         };
-        let setup = Setup::new().await;
+        let setup = Setup::at(url).await;
         let result = AssertUnwindSafe(test(&setup)).catch_unwind().await;
         setup.clean_up().await;
         if let Err(panic) = result {
@@ -66,22 +73,29 @@ pub fn broker_url() -> String {
         .unwrap_or_else(|_| panic!("run deploy/test.sh, which starts a broker, or set PREWARM_BROKER_URL"))
 }
 
+/// What a worker of a test has in `[broker]`.
+pub fn config(url: String, prefix: &str) -> BrokerConfig {
+    BrokerConfig {
+        urls: vec![url],
+        tls: TlsConfig::default(),
+        prefix: prefix.into(),
+        topology: TopologyMode::Declare,
+        heartbeat: Duration::from_secs(10),
+        timeout: Duration::from_secs(5),
+        delivery_limit: 20,
+        reply_patience: Duration::from_secs(30),
+        retry_delays: RETRY_DELAYS.into(),
+    }
+}
+
 impl Setup {
-    async fn new() -> Setup {
-        let url = broker_url();
+    async fn at(url: String) -> Setup {
         let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
         let admin = connection.create_channel().await.unwrap();
         let prefix = format!("test-{}", uuid::Uuid::now_v7().simple());
         Setup {
             names: Names::new(&prefix),
-            config: BrokerConfig {
-                url,
-                prefix,
-                topology: TopologyMode::Declare,
-                heartbeat: Duration::from_secs(10),
-                timeout: Duration::from_secs(5),
-                delivery_limit: 20,
-            },
+            config: config(url, &prefix),
             pool: PoolName::new("build").unwrap(),
             admin,
             _connection: connection,
@@ -91,8 +105,7 @@ impl Setup {
 
     async fn clean_up(self) {
         // A test may have closed the channel by a mistake that it makes on purpose.
-        let connection =
-            Connection::connect(&self.config.url, ConnectionProperties::default()).await.unwrap();
+        let connection = Connection::connect(self.url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let topology = self.topology();
         let queues =
@@ -106,8 +119,14 @@ impl Setup {
         connection.close(200, "OK".into()).await.unwrap();
     }
 
+    /// The broker, without a proxy.
+    pub fn url(&self) -> &str {
+        &self.config.urls[0]
+    }
+
     pub fn topology(&self) -> Topology {
-        Topology::new(&self.names, [&self.pool], self.config.delivery_limit)
+        let BrokerConfig { delivery_limit, retry_delays, .. } = &self.config;
+        Topology::new(&self.names, [&self.pool], *delivery_limit, retry_delays)
     }
 
     /// A worker's broker, connected.
@@ -128,11 +147,11 @@ impl Setup {
 
     /// A proxy to the broker, and the configuration to go through it.
     pub async fn proxy(&self) -> (Proxy, BrokerConfig) {
-        let mut uri: AMQPUri = self.config.url.parse().unwrap();
+        let mut uri: AMQPUri = self.url().parse().unwrap();
         let proxy = Proxy::to(format!("{}:{}", uri.authority.host, uri.authority.port)).await;
         uri.authority.host = proxy.address.ip().to_string();
         uri.authority.port = proxy.address.port();
-        let config = BrokerConfig { url: uri.to_string(), ..self.config.clone() };
+        let config = BrokerConfig { urls: vec![uri.to_string()], ..self.config.clone() };
         (proxy, config)
     }
 
@@ -189,6 +208,13 @@ impl Setup {
         };
         timeout(DEADLINE, taking).await.unwrap_or_else(|_| panic!("no message in {queue}"))
     }
+}
+
+/// What `prewarm check` finds at the only address.
+pub async fn probe(config: &BrokerConfig, pool: &PoolName) -> Result<ProbeReport, BrokerError> {
+    let mut reports = timeout(DEADLINE, amqp::probe(config, [pool])).await.expect("looked in time");
+    assert_eq!(reports.len(), 1);
+    reports.remove(0)
 }
 
 pub async fn until_connected(broker: &Amqp) {

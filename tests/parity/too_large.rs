@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use prewarm::attempt;
+use prewarm::attempt::{self, Controls};
 use prewarm::config;
 use prewarm::contract::PoolName;
 use prewarm::contract::job::Env;
@@ -16,7 +16,6 @@ use prewarm::outcome::Outcome;
 use prewarm::pool::planner::Host;
 use prewarm::pool::{Owner, Pools};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::docker::{self, BUSYBOX, Image, PATIENCE};
 
@@ -89,8 +88,8 @@ async fn run(env: Env, stack: &str) -> Result<(u8, String), String> {
         }
         Ok((plan, executable)) => {
             let (happen, mut happenings) = mpsc::channel(attempt::CHANNEL);
-            let stop = CancellationToken::new();
-            let (ended, ()) = tokio::join!(attempt::run(lease, plan, &stop, happen), async {
+            let controls = Controls::default();
+            let (ended, ()) = tokio::join!(attempt::run(lease, plan, &controls, happen), async {
                 while happenings.recv().await.is_some() {}
             });
             match Outcome::of(ended, &executable, PATIENCE) {

@@ -428,6 +428,6 @@ async fn send(stdout: &mut DuplexStream, kind: Kind, payload: &[u8]) -> Option<(
 }
 
 async fn exited(stdout: &mut DuplexStream, end: End) -> Option<()> {
-    let exited = Exited { end, left_behind: false, oom_kills: 0, cpu_us: 0, max_rss: 0 };
+    let exited = Exited { end, left_behind: false, interfered: false, oom_kills: 0, cpu_us: 0, max_rss: 0 };
     send(stdout, Kind::Exited, &exited.encode()).await
 }

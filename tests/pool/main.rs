@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fake::{Fake, Fate, Init};
-use prewarm::attempt::{self, AttemptError, Ended, Happening, Plan, Stopped};
+use prewarm::attempt::{self, AttemptError, Controls, Ended, Happening, Plan, Stopped};
 use prewarm::config::{IdleConfig, PoolConfig};
 use prewarm::contract::PoolName;
 use prewarm::contract::event::LeaseKind;
@@ -25,7 +25,6 @@ use prewarm::pool::planner::Host;
 use prewarm::pool::sweep::Sweep;
 use prewarm::pool::{Lease, LeaseError, Owner, PoolStatus, Pools};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -79,7 +78,7 @@ fn plan() -> Plan {
     }
 }
 
-async fn run(lease: Lease, stop: &CancellationToken) -> (Result<Ended, AttemptError>, Vec<u8>) {
+async fn run(lease: Lease, controls: &Controls) -> (Result<Ended, AttemptError>, Vec<u8>) {
     let (happen, mut happenings) = mpsc::channel(attempt::CHANNEL);
     let follow = async {
         let mut printed = Vec::new();
@@ -90,7 +89,7 @@ async fn run(lease: Lease, stop: &CancellationToken) -> (Result<Ended, AttemptEr
         }
         printed
     };
-    tokio::join!(attempt::run(lease, plan(), stop, happen), follow)
+    tokio::join!(attempt::run(lease, plan(), controls, happen), follow)
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +100,7 @@ async fn a_container_serves_once_and_is_replaced() {
     let lease = pools.lease(&name(), MINUTE).await.unwrap();
     assert_eq!(lease.kind, LeaseKind::Hit);
     let container = lease.container().clone();
-    let (ended, printed) = run(lease, &CancellationToken::new()).await;
+    let (ended, printed) = run(lease, &Controls::default()).await;
     assert_eq!(ended.unwrap().exited.unwrap().end, End::Code(0));
     assert_eq!(printed, container.as_str().as_bytes());
     idle(&pools, 2).await;
@@ -132,7 +131,7 @@ async fn a_container_that_dies_in_the_moment_of_its_lease_costs_the_job_only_tim
     fake.containers().iter().for_each(|v| fake.kill(v));
     let ended = loop {
         let lease = pools.lease(&name(), MINUTE).await.unwrap();
-        match run(lease, &CancellationToken::new()).await.0 {
+        match run(lease, &Controls::default()).await.0 {
             // What the worker takes another container for.
             Err(AttemptError::LostEarly(_)) => {}
             ended => break ended,
@@ -150,7 +149,7 @@ async fn a_container_lost_before_it_executes_is_told_from_one_lost_later() {
     let pools = pools(&fake, 1, 1);
     idle(&pools, 1).await;
     let lease = pools.lease(&name(), MINUTE).await.unwrap();
-    assert!(matches!(run(lease, &CancellationToken::new()).await.0, Err(AttemptError::LostEarly(_))));
+    assert!(matches!(run(lease, &Controls::default()).await.0, Err(AttemptError::LostEarly(_))));
 
     fake.behave(Init::Deaf);
     until(&pools, "replaced", |s| s.idle == 1 && s.leased == 0).await;
@@ -164,7 +163,7 @@ async fn a_container_lost_before_it_executes_is_told_from_one_lost_later() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         killer.kill(&container);
     });
-    assert!(matches!(run(lease, &CancellationToken::new()).await.0, Err(AttemptError::Lost(_))));
+    assert!(matches!(run(lease, &Controls::default()).await.0, Err(AttemptError::Lost(_))));
     close(&pools, &fake).await;
 }
 
@@ -177,7 +176,7 @@ async fn a_job_past_its_timeout_is_stopped_then_killed_then_given_up() {
         idle(&pools, 1).await;
         let lease = pools.lease(&name(), MINUTE).await.unwrap();
         let begun = tokio::time::Instant::now();
-        let ended = run(lease, &CancellationToken::new()).await.0.unwrap();
+        let ended = run(lease, &Controls::default()).await.0.unwrap();
         assert_eq!(begun.elapsed().as_secs(), ends_after, "{init:?}");
         assert_eq!(ended.stopped, Some(Stopped::Timeout));
         assert_eq!(ended.exited.map(|e| e.end), known.then_some(End::Signal(9)));
@@ -193,8 +192,8 @@ async fn deadlines_are_kept_though_nobody_takes_the_output() {
     idle(&pools, 1).await;
     let lease = pools.lease(&name(), MINUTE).await.unwrap();
     let (happen, mut happenings) = mpsc::channel(1);
-    let stop = CancellationToken::new();
-    let attempt = tokio::spawn(async move { attempt::run(lease, plan(), &stop, happen).await });
+    let controls = Controls::default();
+    let attempt = tokio::spawn(async move { attempt::run(lease, plan(), &controls, happen).await });
     // STARTED fills the channel, so EXITED can't be taken from the stream: the attempt ends without it.
     let ended = attempt.await.unwrap().unwrap();
     assert_eq!((ended.stopped, ended.exited), (Some(Stopped::Timeout), None));
@@ -276,7 +275,7 @@ async fn a_request_that_never_returns_holds_up_one_container_only() {
     until(&pools, "the others", |s| s.idle == 1 && s.starting == 1).await;
     for _ in 0..5 {
         let lease = pools.lease(&name(), MINUTE).await.unwrap();
-        assert!(run(lease, &CancellationToken::new()).await.0.is_ok());
+        assert!(run(lease, &Controls::default()).await.0.is_ok());
     }
 }
 
@@ -313,7 +312,7 @@ async fn no_container_is_leased_twice() {
             for _ in 0..20 {
                 let lease = pools.lease(&name(), 10 * MINUTE).await.unwrap();
                 served.push(lease.container().clone());
-                run(lease, &CancellationToken::new()).await.0.unwrap();
+                run(lease, &Controls::default()).await.0.unwrap();
             }
             served
         }));

@@ -6,11 +6,11 @@ use std::future::{Future, poll_fn};
 use std::task::Poll;
 use std::time::Duration;
 
+use prewarm::attempt::Controls;
 use prewarm::config::{IdleConfig, PoolConfig};
 use prewarm::engine::{ContainerId, Op};
 use prewarm::metrics::Metrics;
 use prewarm::pool::{Lease, Pools};
-use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, Fate, Init, TIMEOUT};
 use crate::{MINUTE, close, idle, name, run, start_all, until};
@@ -71,7 +71,7 @@ async fn every_request_with_every_fate() {
             let rig = Rig::new(fake);
             for _ in 0..5 {
                 let lease = rig.pools.lease(&name(), 10 * MINUTE).await.expect(&about);
-                assert!(run(lease, &CancellationToken::new()).await.0.is_ok(), "{about}");
+                assert!(run(lease, &Controls::default()).await.0.is_ok(), "{about}");
             }
             assert_eq!(rig.sum("prewarm_pool_leases_total"), 5, "{about}");
             rig.settles(&about).await;
@@ -160,16 +160,16 @@ async fn every_way_for_an_init_to_fail() {
         let rig = Rig::new(fake);
         let early = rig.pools.lease(&name(), Duration::from_secs(20)).await;
         if let Ok(lease) = early {
-            let _ = run(lease, &CancellationToken::new()).await;
+            let _ = run(lease, &Controls::default()).await;
         }
         rig.fake.behave(Init::Obliging);
         // The others of the old kind are used up.
         for _ in 0..3 {
             let lease = rig.pools.lease(&name(), 10 * MINUTE).await.unwrap();
-            let _ = run(lease, &CancellationToken::new()).await;
+            let _ = run(lease, &Controls::default()).await;
         }
         let lease = rig.pools.lease(&name(), 10 * MINUTE).await.unwrap();
-        assert!(run(lease, &CancellationToken::new()).await.0.is_ok(), "{init:?}");
+        assert!(run(lease, &Controls::default()).await.0.is_ok(), "{init:?}");
         rig.settles(&format!("{init:?}")).await;
     }
 }

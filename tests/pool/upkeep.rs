@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
+use prewarm::attempt::Controls;
 use prewarm::config::{IdleConfig, PoolConfig};
 use prewarm::contract::PoolName;
 use prewarm::contract::event::LeaseKind;
@@ -11,7 +12,6 @@ use prewarm::engine::{ContainerId, Op};
 use prewarm::metrics::Metrics;
 use prewarm::pool::planner::{Host, Reason};
 use prewarm::pool::{Owner, PoolStatus, Pools};
-use tokio_util::sync::CancellationToken;
 
 use crate::fake::{Fake, Fate, Init};
 use crate::{MINUTE, close, idle, name, run, start, start_all, until};
@@ -29,7 +29,7 @@ async fn of(pools: &Pools, name: &PoolName) -> PoolStatus {
 async fn job(pools: &Pools, pool: &PoolName) -> LeaseKind {
     let lease = pools.lease(pool, 10 * MINUTE).await.unwrap();
     let kind = lease.kind;
-    assert!(run(lease, &CancellationToken::new()).await.0.is_ok());
+    assert!(run(lease, &Controls::default()).await.0.is_ok());
     kind
 }
 

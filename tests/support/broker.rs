@@ -190,7 +190,7 @@ pub struct Broker {
     pub prefix: String,
     pub reply_queue: String,
     connection: Connection,
-    channel: Channel,
+    pub channel: Channel,
     /// Replies by job.
     inbox: watch::Sender<Inbox>,
 }

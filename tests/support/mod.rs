@@ -6,5 +6,6 @@
 pub mod broker;
 pub mod docker;
 pub mod engine;
+pub mod own_broker;
 pub mod own_engine;
 pub mod worker;

@@ -31,19 +31,21 @@ pub struct OwnBroker {
 impl OwnBroker {
     /// Prepares a node, with these lines in its `rabbitmq.conf`, and starts it.
     pub fn start(config: &str) -> OwnBroker {
-        let mut broker = OwnBroker::prepare(None, config);
+        let mut broker = OwnBroker::prepare(None, |_| config.to_owned());
         broker.up();
         broker
     }
 
-    /// Prepares a node without starting it: this machine's RabbitMQ, or that of a root made by `rabbitmq4.sh`.
-    pub fn prepare(root: Option<&Path>, config: &str) -> OwnBroker {
+    /// Prepares a node without starting it: this machine's RabbitMQ, or that of a root made by `rabbitmq4.sh`. The lines of
+    /// its `rabbitmq.conf` may name files in its folder.
+    pub fn prepare(root: Option<&Path>, config: impl FnOnce(&Path) -> String) -> OwnBroker {
         let name = unique("broker");
         let dir = std::env::temp_dir().join(&name);
         fs::create_dir(&dir).unwrap();
         let mut keeper = Command::new("setsid");
         keeper.args(["sh", "-c", KEEPER, "sh"]).arg(&dir);
         let keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let config = config(&dir);
         let [port, tls_port, dist, epmd] = free_ports();
         let node = format!("{name}@localhost");
         let shown = dir.to_str().unwrap();
@@ -78,8 +80,9 @@ impl OwnBroker {
         };
         for program in ["rabbitmq-server", "rabbitmqctl"] {
             // Debian's wrappers insist on root or the user rabbitmq; what they wrap runs as anybody.
-            let text =
-                format!("#!/bin/sh\n. {shown}/environment\nexec {inside} /usr/lib/rabbitmq/bin/{program} \"$@\"\n");
+            let text = format!(
+                "#!/bin/sh\n. {shown}/environment\nexec {inside} /usr/lib/rabbitmq/bin/{program} \"$@\"\n"
+            );
             let file = dir.join(program);
             fs::write(&file, text).unwrap();
             run(Command::new("chmod").arg("755").arg(&file), None, PATIENCE).ok("chmod");

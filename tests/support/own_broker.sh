@@ -12,7 +12,7 @@ processes() { grep -lzsx "PREWARM_TEST_BROKER=$dir" /proc/[0-9]*/environ | cut -
 for _ in $(seq 100); do
     pids=$(processes)
     [ "$pids" ] || break
-    # A stopped process can be killed all the same. shellcheck disable=SC2086 # one word a number
+    # shellcheck disable=SC2086 # one word a number
     kill -KILL $pids 2>/dev/null
     sleep 0.05
 done

@@ -1,11 +1,13 @@
-//! The broker's URL: what lapin is given of it, and what may be shown.
+//! The broker's URLs: what lapin is given of them, what may be shown, and which is tried next.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::AMQPUri;
 
 use crate::broker::BrokerError;
+use crate::config::{BrokerConfig, TlsConfig};
 
 /// Frames of 32 KiB. lapin keeps two buffers of 32 frames per connection, and RabbitMQ's default of 128 KiB
 /// would cost 16 MiB for our two connections. RabbitMQ 4.1 and newer refuse less than 8 KiB.
@@ -26,15 +28,59 @@ pub fn redacted(url: &str) -> String {
     if scheme.is_empty() { shown.to_owned() } else { format!("{scheme}://{shown}") }
 }
 
+/// Where the broker is: the nodes of one cluster, any of which will do.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    all: Vec<Address>,
+    /// The one that worked last, and is tried first therefore.
+    last: usize,
+}
+
+impl Addresses {
+    /// Those that are configured.
+    pub(crate) fn of(config: &BrokerConfig) -> Result<Addresses, BrokerError> {
+        let tls = Arc::new(config.tls.clone());
+        let parse = |url: &String| Address::parse(url, config.heartbeat, &tls);
+        Ok(Addresses { all: config.urls.iter().map(parse).collect::<Result<_, _>>()?, last: 0 })
+    }
+
+    /// All, in the order in which to try them.
+    pub(crate) fn in_turn(&self) -> Vec<Address> {
+        let (before, from) = self.all.split_at(self.last);
+        from.iter().chain(before).cloned().collect()
+    }
+
+    /// The `turn`-th of [`Addresses::in_turn`] worked.
+    pub(crate) fn worked(&mut self, turn: usize) {
+        self.last = (self.last + turn) % self.all.len().max(1);
+    }
+}
+
+/// What to say when none of several addresses worked.
+pub(crate) fn none_worked(mut errors: Vec<BrokerError>) -> BrokerError {
+    if errors.len() == 1 {
+        return errors.remove(0);
+    }
+    let mut reasons: Vec<String> = Vec::new();
+    for reason in errors.iter().map(ToString::to_string) {
+        // What is wrong with exchanges and queues is so on every node.
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    BrokerError::NoAddress(reasons.join("; "))
+}
+
 /// A parsed URL with our settings in it. Its `Debug` and `Display` show no secret.
 #[derive(Clone)]
 pub(crate) struct Address {
     uri: AMQPUri,
     shown: String,
+    tls: Arc<TlsConfig>,
 }
 
 impl Address {
-    pub(crate) fn parse(url: &str, heartbeat: Duration) -> Result<Address, BrokerError> {
+    fn parse(url: &str, heartbeat: Duration, tls: &Arc<TlsConfig>) -> Result<Address, BrokerError> {
         let shown = redacted(url);
         // The parser's message can quote the URL, password included.
         let fault = |reason: &str| BrokerError::Connect { url: shown.clone(), reason: reason.to_owned() };
@@ -53,7 +99,7 @@ impl Address {
         let seconds = seconds as u16;
         uri.query.heartbeat = Some(seconds);
         uri.query.frame_max.get_or_insert(FRAME_MAX);
-        Ok(Address { uri, shown })
+        Ok(Address { uri, shown, tls: tls.clone() })
     }
 
     pub(crate) fn uri(&self) -> AMQPUri {
@@ -70,6 +116,16 @@ impl Address {
 
     pub(crate) fn host(&self) -> &str {
         &self.uri.authority.host
+    }
+
+    /// What matters if [`Address::uri`] says `amqps`.
+    pub(crate) fn tls(&self) -> &TlsConfig {
+        &self.tls
+    }
+
+    /// The name that the broker's certificate must be for.
+    pub(crate) fn server_name(&self) -> &str {
+        self.tls.server_name.as_deref().unwrap_or(self.host())
     }
 }
 
@@ -96,6 +152,40 @@ fn ipv6_host(url: &str) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn parse(url: &str, heartbeat: Duration) -> Result<Address, BrokerError> {
+        Address::parse(url, heartbeat, &Arc::default())
+    }
+
+    #[test]
+    fn the_one_that_worked_last_is_tried_first() {
+        let all =
+            ["a", "b", "c"].map(|host| parse(&format!("amqp://{host}"), Duration::from_secs(1)).unwrap());
+        let mut addresses = Addresses { all: all.into(), last: 0 };
+        let hosts = |addresses: &Addresses| -> String {
+            addresses.in_turn().iter().map(|address| address.host().to_owned()).collect()
+        };
+        assert_eq!(hosts(&addresses), "abc");
+        addresses.worked(2);
+        assert_eq!(hosts(&addresses), "cab");
+        addresses.worked(0);
+        assert_eq!(hosts(&addresses), "cab");
+        addresses.worked(2);
+        assert_eq!(hosts(&addresses), "bca");
+    }
+
+    #[test]
+    fn what_failed_everywhere_alike_is_said_once() {
+        let refused =
+            |host: &str| BrokerError::Connect { url: format!("amqp://{host}"), reason: "refused".into() };
+        let topology = || BrokerError::Topology("queue 'q' differs".into());
+        assert_eq!(none_worked(vec![refused("a")]).to_string(), "broker amqp://a: refused");
+        assert_eq!(
+            none_worked(vec![refused("a"), topology(), refused("b"), topology()]).to_string(),
+            "no address of the broker works: broker amqp://a: refused; broker topology: queue 'q' differs; broker \
+             amqp://b: refused"
+        );
+    }
+
     #[test]
     fn nothing_secret_is_shown() {
         for (url, shown) in [
@@ -115,16 +205,16 @@ mod tests {
 
     #[test]
     fn neither_the_address_nor_its_errors_show_the_password() {
-        let address = Address::parse("amqp://u:s3cret@host/v", Duration::from_secs(5)).unwrap();
+        let address = parse("amqp://u:s3cret@host/v", Duration::from_secs(5)).unwrap();
         assert_eq!(format!("{address} {address:?}"), "amqp://host/v amqp://host/v");
-        let error = Address::parse("http://u:s3cret@host/v", Duration::from_secs(5)).unwrap_err();
+        let error = parse("http://u:s3cret@host/v", Duration::from_secs(5)).unwrap_err();
         assert!(error.to_string().contains("not a broker URL"), "{error}");
         assert!(!format!("{error} {error:?}").contains("s3cret"));
     }
 
     #[test]
     fn heartbeat_and_frame_size_are_set() {
-        let query = |ms| Address::parse("amqp://h", Duration::from_millis(ms)).unwrap().uri().query;
+        let query = |ms| parse("amqp://h", Duration::from_millis(ms)).unwrap().uri().query;
         assert_eq!(query(10_000).heartbeat, Some(10));
         assert_eq!(query(1_500).heartbeat, Some(2));
         assert_eq!(query(0).heartbeat, Some(1), "0 would turn heartbeats off");
@@ -133,7 +223,7 @@ mod tests {
 
     #[test]
     fn ipv6_literals_are_understood() {
-        let address = Address::parse("amqp://u:p@[::1]:5671/v", Duration::from_secs(1)).unwrap();
+        let address = parse("amqp://u:p@[::1]:5671/v", Duration::from_secs(1)).unwrap();
         assert_eq!(address.host(), "::1");
         assert_eq!(address.uri().authority.port, 5671);
     }

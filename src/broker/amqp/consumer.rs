@@ -24,14 +24,14 @@ use lapin::message::Delivery as RawDelivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
-use lapin::types::FieldTable;
 use uuid::Uuid;
 
 use super::Shared;
 use super::health::Part;
 use super::link::{Fault, Link, short};
 use super::properties;
-use crate::broker::{BrokerError, Consumer, Delivery, Receipt, Settle};
+use crate::broker::topology::consumer_arguments;
+use crate::broker::{BrokerError, Consumer, Delivery, Origin, Receipt, Settle};
 use crate::contract::PoolName;
 use crate::retry::Backoff;
 
@@ -158,7 +158,7 @@ impl Session {
             short(queue),
             short(&tag),
             BasicConsumeOptions::default(),
-            FieldTable::default(),
+            consumer_arguments(),
         );
         let deliveries = link.ask("starting to consume", consume).await?;
         unfinished.finished();
@@ -166,15 +166,14 @@ impl Session {
     }
 
     fn deliver(&self, raw: RawDelivery) -> Delivery {
+        let origin = Arc::new(AmqpOrigin { link: self.link.clone(), channel: self.channel.clone() });
         Delivery {
             body: Bytes::from(raw.data),
             properties: properties::decode(&raw.properties),
             redelivered: raw.redelivered,
             received: Instant::now(),
-            receipt: Box::new(AmqpReceipt {
-                link: self.link.clone(),
-                open: Some((self.channel.clone(), raw.delivery_tag)),
-            }),
+            receipt: Box::new(AmqpReceipt { origin: origin.clone(), open: Some(raw.delivery_tag) }),
+            origin,
         }
     }
 
@@ -229,28 +228,41 @@ impl Drop for Session {
     }
 }
 
-/// Settles on the channel itself rather than through lapin's `Acker`: that takes two more tasks to reach the
-/// same frame. A channel that is gone refuses, and channel numbers that are used again don't matter, since a
-/// [`Channel`] knows its own end.
-struct AmqpReceipt {
+/// The channel that deliveries came on. One that is gone refuses, and channel numbers that are used again don't matter,
+/// since a [`Channel`] knows its own end.
+struct AmqpOrigin {
     link: Arc<Link>,
-    /// Where to settle, and the delivery tag; until it is settled.
-    open: Option<(Channel, u64)>,
+    channel: Channel,
+}
+
+impl Origin for AmqpOrigin {
+    fn is_lost(&self) -> bool {
+        self.link.is_lost() || !self.channel.status().connected()
+    }
+}
+
+/// Settles on the channel itself rather than through lapin's `Acker`: that takes two more tasks to reach the
+/// same frame.
+struct AmqpReceipt {
+    origin: Arc<AmqpOrigin>,
+    /// The delivery tag, until it is settled.
+    open: Option<u64>,
 }
 
 #[async_trait]
 impl Receipt for AmqpReceipt {
     async fn settle(mut self: Box<Self>, how: Settle) -> Result<(), BrokerError> {
-        let Some((channel, tag)) = self.open.take() else {
+        let Some(tag) = self.open.take() else {
             return Ok(());
         };
+        let AmqpOrigin { link, channel } = &*self.origin;
         // The first poll of these queues the frame; so from here on Drop has nothing left to do, even if this
         // future is dropped.
         let settled = match how {
             Settle::Ack => {
-                self.link.ask("acknowledging", channel.basic_ack(tag, BasicAckOptions::default())).await
+                link.ask("acknowledging", channel.basic_ack(tag, BasicAckOptions::default())).await
             }
-            Settle::HandBack => self.link.ask("handing back", channel.basic_nack(tag, REQUEUE)).await,
+            Settle::HandBack => link.ask("handing back", channel.basic_nack(tag, REQUEUE)).await,
         };
         settled.map_err(|fault| BrokerError::Stale(fault.to_string()))
     }
@@ -258,10 +270,10 @@ impl Receipt for AmqpReceipt {
 
 impl Drop for AmqpReceipt {
     fn drop(&mut self) {
-        if let Some((channel, tag)) = self.open.take() {
+        if let Some(tag) = self.open.take() {
             // One poll queues the frame with lapin; the rest would only wait for it to be written. If the channel
             // is gone the broker has requeued the delivery already.
-            _ = channel.basic_nack(tag, REQUEUE).now_or_never();
+            _ = self.origin.channel.basic_nack(tag, REQUEUE).now_or_never();
         }
     }
 }

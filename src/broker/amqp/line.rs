@@ -11,6 +11,8 @@
 //! "Preparing" declares or checks the topology, on the publishing line. lapin's own recovery stays off: with it
 //! on, a connection whose retries run out stays `Connecting` for ever without an event, and a consumer that the
 //! broker cancelled isn't restored.
+//!
+//! Of several addresses any will do, and the two lines may be at different ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::address::Address;
+use super::address::{Address, Addresses, none_worked};
 use super::health::{Health, Part};
 use super::link::{Flow, Link};
 use crate::broker::BrokerError;
@@ -38,7 +40,7 @@ pub(super) enum Prepare {
 
 /// What a line is told once.
 pub(super) struct LineConfig {
-    pub(super) address: Address,
+    pub(super) addresses: Addresses,
     /// As seen in RabbitMQ's list of connections.
     pub(super) name: String,
     pub(super) timeout: Duration,
@@ -120,8 +122,23 @@ impl Keeper {
         }
     }
 
-    async fn connect(&self) -> Result<Link, BrokerError> {
-        let LineConfig { address, name, timeout, prepare, .. } = &self.config;
+    /// Tries all addresses, the one that worked last first; the pause comes after all of them.
+    async fn connect(&mut self) -> Result<Link, BrokerError> {
+        let mut errors = Vec::new();
+        for (turn, address) in self.config.addresses.in_turn().iter().enumerate() {
+            match self.connect_to(address).await {
+                Ok(link) => {
+                    self.config.addresses.worked(turn);
+                    return Ok(link);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(none_worked(errors))
+    }
+
+    async fn connect_to(&self, address: &Address) -> Result<Link, BrokerError> {
+        let LineConfig { name, timeout, prepare, .. } = &self.config;
         let link = Link::open(address, name, *timeout).await?;
         if let Prepare::Topology(topology, mode) = prepare
             && let Err(error) = topology.ensure(&link, *mode).await
@@ -134,7 +151,7 @@ impl Keeper {
 
     /// Lends the link out until it is lost. False if the line is to close instead.
     async fn serve(&mut self, link: Arc<Link>, closing: &CancellationToken) -> bool {
-        self.recovered();
+        self.recovered(link.address());
         self.sender.send_replace(Some(link.clone()));
         let mut flow = link.flow();
         let lost = loop {
@@ -162,7 +179,7 @@ impl Keeper {
             return false;
         };
         self.health.reconnecting();
-        self.failed(&format!("broker {}: connection lost: {reason}", self.config.address));
+        self.failed(&format!("broker {}: connection lost: {reason}", link.address()));
         true
     }
 
@@ -187,9 +204,8 @@ impl Keeper {
         }
     }
 
-    fn recovered(&mut self) {
+    fn recovered(&mut self, broker: &Address) {
         let connection = self.config.name.as_str();
-        let broker = &self.config.address;
         if let Some(Outage { since, attempts, .. }) = self.outage.take() {
             let after = since.elapsed();
             tracing::info!(connection, %broker, ?after, attempts, "connected to the broker again");

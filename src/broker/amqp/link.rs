@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
+use lapin::tcp::AsyncTcpStream;
 use lapin::types::ShortString;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, ErrorKind, Event};
@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::address::Address;
+use super::explain::explain;
 use crate::broker::BrokerError;
 use crate::broker::topology::reply_code;
 
@@ -90,7 +91,7 @@ impl Link {
             .with_client_property(short("version"), env!("CARGO_PKG_VERSION").into());
         let breaker = Breaker::default();
         let error = |reason: String| BrokerError::Connect { url: address.to_string(), reason };
-        let connecting = connect(address.uri(), properties, breaker.clone(), within);
+        let connecting = connect(address.clone(), properties, breaker.clone(), within);
         // lapin ignores the URI's connection_timeout here, and a peer that accepts and then says nothing
         // would hold it for ever.
         let connection = match timeout(within, connecting).await {
@@ -109,6 +110,11 @@ impl Link {
         let (sender, flow) = watch::channel(Flow::Flowing);
         tokio::spawn(observe(events, connection.status().clone(), sender));
         Ok(Link { connection, flow, breaker, address: address.clone(), timeout: within })
+    }
+
+    /// Where it leads to.
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Opens a channel.
@@ -256,28 +262,31 @@ impl Breaker {
 }
 
 async fn connect(
-    uri: AMQPUri,
+    address: Address,
     properties: ConnectionProperties,
     breaker: Breaker,
     within: Duration,
 ) -> lapin::Result<Connection> {
     // Inline, so that the types of the runtime and the stream, which lapin doesn't export, are inferred.
     Connection::connector(
-        uri,
+        address.uri(),
         lapin::runtime::default_runtime()?,
         async move |uri: AMQPUri, runtime| {
             let connecting = async {
-                let host = uri.authority.host.clone();
-                let addresses: Vec<_> =
-                    tokio::net::lookup_host((host.as_str(), uri.authority.port)).await?.collect();
+                let host = (uri.authority.host.as_str(), uri.authority.port);
+                let found: Vec<_> = tokio::net::lookup_host(host).await?.collect();
                 // lapin sets TCP_NODELAY.
-                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                let stream = AsyncTcpStream::connect(&runtime, found).await?;
                 if let AsyncTcpStream::Plain(socket) = &stream {
                     breaker.arm(socket.get_ref().as_fd())?;
                 }
                 match uri.scheme {
                     AMQPScheme::AMQP => Ok(stream),
-                    AMQPScheme::AMQPS => stream.into_tls(&host, OwnedTLSConfig::default().as_ref()).await,
+                    AMQPScheme::AMQPS => {
+                        // Read anew each time: certificates are renewed.
+                        let client = address.tls().client().map_err(io::Error::other)?;
+                        stream.into_rustls(&client.into(), address.server_name()).await
+                    }
                 }
             };
             // Runs on a thread of lapin's, which nothing else would end.
@@ -288,46 +297,6 @@ async fn connect(
         properties,
     )
     .await
-}
-
-/// Says what went wrong with connecting, and what to do about it.
-fn explain(address: &Address, error: &lapin::Error) -> String {
-    match error.kind() {
-        ErrorKind::ProtocolError(refusal) => {
-            let text = refusal.get_message();
-            match refusal.kind().get_id() {
-                403 => format!("{text}; check user '{}' and the password in broker.url", address.user()),
-                530 => format!(
-                    "{text}; check the vhost '{}' in broker.url (the default vhost is written %2f) and that user \
-                     '{}' has permissions there",
-                    address.vhost(),
-                    address.user()
-                ),
-                _ => text.to_string(),
-            }
-        }
-        ErrorKind::IOError(error) => match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
-                format!(
-                    "connection refused; is the broker running, and is the port in broker.url right? ({error})"
-                )
-            }
-            io::ErrorKind::TimedOut => {
-                format!("{} doesn't answer; check the network and firewalls between", address.host())
-            }
-            io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::UnexpectedEof => format!(
-                "the connection was closed during the handshake; does the port speak AMQP, and with or without \
-                 TLS as broker.url says? ({error})"
-            ),
-            io::ErrorKind::InvalidData => {
-                format!("TLS failed: {error}; is the certificate valid for '{}'?", address.host())
-            }
-            _ => error.to_string(),
-        },
-        _ => error.to_string(),
-    }
 }
 
 /// AMQP's short string, at most 255 bytes; lapin panics on more. Names and ids that come from deliveries and from

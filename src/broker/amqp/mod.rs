@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Amqp ─┬─ line "consume" ── link ─┬─ channel ── AmqpConsumer (a seat's)
-//!        │                          └─ …
+//!        │                          ├─ …
+//!        │                          └─ channel ── AmqpControl
 //!        ├─ line "publish" ── link ─┬─ channel ── AmqpPublisher (a seat's)
 //!        │   declares the topology  └─ …
 //!        └─ health: /readyz and metrics
@@ -15,6 +16,8 @@
 
 pub(crate) mod address;
 mod consumer;
+mod control;
+mod explain;
 mod health;
 mod line;
 pub(crate) mod link;
@@ -23,6 +26,7 @@ pub(crate) mod properties;
 mod publisher;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -34,14 +38,15 @@ pub use address::redacted;
 pub use health::BrokerMetrics;
 pub use probe::{ProbeReport, Server, probe};
 
-use self::address::Address;
+use self::address::Addresses;
 use self::consumer::AmqpConsumer;
+use self::control::AmqpControl;
 use self::health::{Health, Part};
 use self::line::{Line, LineConfig, Prepare};
 use self::link::Link;
 use self::publisher::AmqpPublisher;
 use super::topology::Topology;
-use super::{Broker, BrokerError, Consumer, Publisher};
+use super::{Broker, BrokerError, Consumer, Control, Publisher};
 use crate::config::{BrokerConfig, TopologyMode};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
@@ -69,6 +74,8 @@ struct Shared {
     worker: String,
     topology: Arc<Topology>,
     mode: TopologyMode,
+    /// `broker.reply_patience`
+    patience: Duration,
     consume: Line,
     publish: Line,
     health: Arc<Health>,
@@ -78,21 +85,21 @@ impl Amqp {
     /// Starts connecting, and keeps connected until [`Broker::close`]. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// If the URL is none. That the broker can't be reached is no error: it may come.
+    /// If a URL is none. That the broker can't be reached is no error: it may come.
     pub fn new<'a>(
         config: &BrokerConfig,
         worker: &str,
         pools: impl IntoIterator<Item = &'a PoolName>,
         metrics: BrokerMetrics,
     ) -> Result<Amqp, BrokerError> {
-        let address = Address::parse(&config.url, config.heartbeat)?;
+        let addresses = Addresses::of(config)?;
         let names = Names::new(&config.prefix);
-        let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit));
+        let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit, &config.retry_delays));
         let health = Arc::new(Health::new(metrics));
         let closing = CancellationToken::new();
         let start = |part, role, prepare| {
             let config = LineConfig {
-                address: address.clone(),
+                addresses: addresses.clone(),
                 name: format!("prewarm {worker} ({role})"),
                 timeout: config.timeout,
                 part,
@@ -108,6 +115,7 @@ impl Amqp {
             worker: worker.to_owned(),
             topology,
             mode: config.topology,
+            patience: config.reply_patience,
             consume,
             publish,
             health,
@@ -131,6 +139,10 @@ impl Broker for Amqp {
 
     fn publisher(&self) -> Box<dyn Publisher> {
         Box::new(AmqpPublisher::new(self.shared.clone()))
+    }
+
+    fn control(&self) -> Box<dyn Control> {
+        Box::new(AmqpControl::new(self.shared.clone()))
     }
 
     async fn close(&self) {

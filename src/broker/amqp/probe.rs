@@ -1,13 +1,15 @@
-//! One look at the broker, for `prewarm check`.
+//! One look at the broker, at each of its addresses, for `prewarm check`.
 
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::uri::AMQPScheme;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConnection, StreamOwned};
 
-use super::address::Address;
+use super::address::{Address, Addresses};
 use super::link::Link;
 use crate::broker::BrokerError;
 use crate::broker::topology::{Missing, State, Topology};
@@ -20,6 +22,8 @@ use crate::contract::topology::Names;
 pub struct ProbeReport {
     /// The broker's address, without secrets.
     pub address: String,
+    /// The virtual host.
+    pub vhost: String,
     /// What answers there, if it said so.
     pub server: Option<Server>,
     /// What exists as needed, as in `queue 'prewarm.dead'`.
@@ -49,22 +53,39 @@ impl ProbeReport {
     }
 }
 
-/// Connects once, and looks without changing anything.
+/// Connects once to each address, and looks without changing anything.
 ///
 /// # Errors
-/// [`BrokerError::Connect`] if the broker can't be reached or doesn't let us in.
+/// For an address, [`BrokerError::Connect`] if the broker can't be reached there or doesn't let us in.
 pub async fn probe<'a>(
     config: &BrokerConfig,
     pools: impl IntoIterator<Item = &'a PoolName>,
+) -> Vec<Result<ProbeReport, BrokerError>> {
+    let addresses = match Addresses::of(config) {
+        Ok(addresses) => addresses.in_turn(),
+        Err(error) => return vec![Err(error)],
+    };
+    let names = Names::new(&config.prefix);
+    let topology = Topology::new(&names, pools, config.delivery_limit, &config.retry_delays);
+    let mut reports = Vec::new();
+    for address in addresses {
+        reports.push(probe_one(config, &topology, &address).await);
+    }
+    reports
+}
+
+async fn probe_one(
+    config: &BrokerConfig,
+    topology: &Topology,
+    address: &Address,
 ) -> Result<ProbeReport, BrokerError> {
-    let address = Address::parse(&config.url, config.heartbeat)?;
-    let topology = Topology::new(&Names::new(&config.prefix), pools, config.delivery_limit);
-    let link = Link::open(&address, "prewarm check", config.timeout).await?;
+    let link = Link::open(address, "prewarm check", config.timeout).await?;
     let findings = topology.survey(&link, config.topology, Missing::Report).await;
     link.close().await;
     let mut report = ProbeReport {
         address: address.to_string(),
-        server: server(&address, config.timeout).await,
+        vhost: address.vhost().to_owned(),
+        server: server(address.clone(), config.timeout).await,
         present: Vec::new(),
         missing: Vec::new(),
         conflicts: Vec::new(),
@@ -81,24 +102,47 @@ pub async fn probe<'a>(
 }
 
 /// The server's properties from its `connection.start`. lapin keeps those to itself, so this says hello once more and
-/// reads the first frame. Not over TLS: a version isn't worth a second TLS client.
-async fn server(address: &Address, within: Duration) -> Option<Server> {
-    let uri = address.uri();
-    if uri.scheme == AMQPScheme::AMQPS {
-        return None;
-    }
-    let greeting = async {
-        let mut stream = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await.ok()?;
-        stream.write_all(b"AMQP\x00\x00\x09\x01").await.ok()?;
-        let mut header = [0; 7]; // type, channel, size
-        stream.read_exact(&mut header).await.ok()?;
-        let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]);
-        let mut payload = vec![0; usize::try_from(size).ok()?.min(64 * 1024)];
-        stream.read_exact(&mut payload).await.ok()?;
-        Some(payload)
-    };
-    let payload = timeout(within, greeting).await.ok()??;
+/// reads the first frame.
+async fn server(address: Address, within: Duration) -> Option<Server> {
+    let greeted = tokio::task::spawn_blocking(move || greeting(&address, within)).await;
+    // That it doesn't answer a second time isn't worth a fault.
+    let payload = greeted.ok()?.ok()?;
     Some(Server { product: property(&payload, "product")?, version: property(&payload, "version")? })
+}
+
+fn greeting(address: &Address, within: Duration) -> io::Result<Vec<u8>> {
+    let uri = address.uri();
+    let mut tried = Err(io::ErrorKind::NotFound.into());
+    for found in (uri.authority.host.as_str(), uri.authority.port).to_socket_addrs()? {
+        tried = TcpStream::connect_timeout(&found, within);
+        if tried.is_ok() {
+            break;
+        }
+    }
+    let stream = tried?;
+    stream.set_read_timeout(Some(within))?;
+    stream.set_write_timeout(Some(within))?;
+    match uri.scheme {
+        AMQPScheme::AMQP => first_frame(stream),
+        AMQPScheme::AMQPS => {
+            let client = address.tls().client().map_err(io::Error::other)?;
+            let name = ServerName::try_from(address.server_name().to_owned()).map_err(io::Error::other)?;
+            let client = ClientConnection::new(Arc::new(client), name).map_err(io::Error::other)?;
+            first_frame(StreamOwned::new(client, stream))
+        }
+    }
+}
+
+/// The payload of the first frame that the server sends.
+fn first_frame(mut stream: impl Read + Write) -> io::Result<Vec<u8>> {
+    stream.write_all(b"AMQP\x00\x00\x09\x01")?;
+    stream.flush()?;
+    let mut header = [0; 7]; // type, channel, size
+    stream.read_exact(&mut header)?;
+    let size = u32::from_be_bytes([header[3], header[4], header[5], header[6]]);
+    let mut payload = vec![0; usize::try_from(size).map_err(io::Error::other)?.min(64 * 1024)];
+    stream.read_exact(&mut payload)?;
+    Ok(payload)
 }
 
 /// A string of an AMQP table: name (with its length), `S`, length, bytes.

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  send ──► window (≤ 64 messages, ≤ 1 MiB) ──first poll──► in flight ──ack──► gone
-//!              ▲                                              │
-//!              ├──── refused (basic.nack), after a delay ─────┤
-//!              └──── channel or link lost, or overdue: all ───┘   in order, on a new channel
+//!    │         ▲                                              │
+//!    │         ├──── refused (basic.nack), after a delay ─────┤
+//!    │         └──── channel or link lost, or overdue: all ───┤   in order, on a new channel
+//!    └─ no room for `reply_patience` ──► dropped, counted ◄───┘   refused for as long
 //! ```
 //!
 //! A message stays in the window until the broker has confirmed it. Its publishing future is polled once when
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 
@@ -34,17 +36,25 @@ const WINDOW_BYTES: usize = 1024 * 1024;
 pub(super) struct AmqpPublisher {
     shared: Arc<Shared>,
     session: Option<Session>,
-    /// One that was given up and isn't closed yet.
-    discarded: Option<Session>,
+    /// Kept between calls: those that are given up early and often must not keep us from ever opening.
+    opening: Option<BoxFuture<'static, Session>>,
     window: VecDeque<Unconfirmed>,
     bytes: usize,
-    /// Whether the one mandatory message in flight was returned.
-    returned: Option<Returned>,
+    /// What became of the one mandatory message, if that is not a plain confirm.
+    failed: Option<Routed>,
+    /// Grows while channels are lost without a confirm.
     backoff: Backoff,
-    /// How long to wait before anything is sent again.
-    delay: Option<Duration>,
-    /// Set when the broker said that an exchange is missing.
-    deleted: Option<Deleted>,
+    /// Grows while messages are refused.
+    refusals: Backoff,
+    /// Nothing is sent again before.
+    resume_at: Option<Instant>,
+    /// Whether the broker said that an exchange is missing.
+    deleted: bool,
+    /// Since when there has been no room, without a confirm in between.
+    full_since: Option<Instant>,
+    /// Since when messages have been refused, without a confirm or another channel in between.
+    refused_since: Option<Instant>,
+    dropped: u64,
 }
 
 /// A channel in confirm mode.
@@ -67,10 +77,6 @@ struct Flight {
 
 type Confirm = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>;
 
-struct Returned;
-
-struct Deleted;
-
 /// What the broker does with a message that no queue takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unroutable {
@@ -85,26 +91,30 @@ impl AmqpPublisher {
         AmqpPublisher {
             shared,
             session: None,
-            discarded: None,
+            opening: None,
             window: VecDeque::new(),
             bytes: 0,
-            returned: None,
+            failed: None,
             backoff: Backoff::default(),
-            delay: None,
-            deleted: None,
+            refusals: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
+            resume_at: None,
+            deleted: false,
+            full_since: None,
+            refused_since: None,
+            dropped: 0,
         }
     }
 
-    /// Queues a message and gets it on its way.
-    async fn push(&mut self, message: Message, unroutable: Unroutable) {
+    /// Takes a message, and sends it if that can be done at once.
+    fn take(&mut self, message: Message, unroutable: Unroutable) {
         let bytes = message.body.len();
-        self.reap();
-        while self.full(bytes) {
-            self.confirm_first().await;
-        }
         self.bytes += bytes;
         self.window.push_back(Unconfirmed { message, bytes, unroutable, flight: None });
-        self.transmit().await;
+        if self.resume_at.is_none()
+            && let Some(session) = self.session.as_ref().filter(|session| !session.is_closed())
+        {
+            launch(&mut self.window, session, &self.shared);
+        }
     }
 
     fn full(&self, more: usize) -> bool {
@@ -119,7 +129,7 @@ impl AmqpPublisher {
         }
     }
 
-    /// Waits until the oldest message is confirmed, through outages.
+    /// Waits until the oldest message is confirmed, or given up, through outages. Cancel safe.
     async fn confirm_first(&mut self) {
         let before = self.window.len();
         while self.window.len() == before {
@@ -150,33 +160,51 @@ impl AmqpPublisher {
         match result {
             Ok(Confirmation::Ack(returned)) => {
                 if returned.is_some() {
-                    self.returned = Some(Returned);
+                    self.failed = Some(Routed::No);
                 }
                 self.backoff.reset();
-                if let Some(first) = self.window.pop_front() {
-                    self.bytes -= first.bytes;
+                self.refusals.reset();
+                self.full_since = None;
+                self.refused_since = None;
+                if let Some(first) = self.forget_first() {
                     // Only those are waited for; of others we don't know when the confirm came.
                     if let (Unroutable::Return, Some(flight)) = (first.unroutable, first.flight) {
                         self.shared.health.confirmed(flight.since.elapsed());
                     }
                 }
             }
-            Ok(Confirmation::Nack(_)) => {
-                tracing::debug!("the broker refused a message (basic.nack); trying again");
-                if let Some(first) = self.window.front_mut() {
-                    first.flight = None;
-                }
-                self.delay = Some(self.backoff.next());
-            }
+            Ok(Confirmation::Nack(_)) => self.refused(),
             Ok(Confirmation::NotRequested) => self.start_over("the channel is not in confirm mode"),
             Err(error) => {
                 let fault = Fault::Refused(error);
-                if fault.reply_code() == Some(404) {
-                    self.deleted = Some(Deleted);
-                }
+                self.deleted |= fault.reply_code() == Some(404);
                 self.start_over(&fault.to_string());
             }
         }
+    }
+
+    /// The broker doesn't take the oldest message. Tries it again, but not for ever: a full reply queue is the publisher's
+    /// affair, and must not hold up its job for good.
+    fn refused(&mut self) {
+        if self.refused_since.get_or_insert_with(Instant::now).elapsed() < self.shared.patience {
+            tracing::debug!("the broker refused a message (basic.nack); trying again");
+            if let Some(first) = self.window.front_mut() {
+                first.flight = None;
+            }
+            self.resume_at = Some(Instant::now() + self.refusals.next());
+            return;
+        }
+        match self.forget_first().map(|first| first.unroutable) {
+            Some(Unroutable::Return) => self.failed = Some(Routed::Refused),
+            Some(Unroutable::Drop) => self.dropped += 1,
+            None => {}
+        }
+    }
+
+    fn forget_first(&mut self) -> Option<Unconfirmed> {
+        let first = self.window.pop_front()?;
+        self.bytes -= first.bytes;
+        Some(first)
     }
 
     /// Gives up the channel: all that is unconfirmed is to be sent again.
@@ -189,15 +217,16 @@ impl AmqpPublisher {
         for unconfirmed in &mut self.window {
             unconfirmed.flight = None;
         }
-        self.returned = None;
+        self.failed = None;
+        self.refused_since = None;
         // What made the broker close the channel, a missing exchange say, may well do it again at once.
-        self.delay = Some(self.backoff.next());
-        if let Some(session) = self.session.take() {
-            self.discarded = Some(session);
-        }
+        self.resume_at = Some(Instant::now() + self.backoff.next());
+        let discarded = self.session.take();
+        let deleted = std::mem::take(&mut self.deleted);
+        self.opening.get_or_insert_with(|| Session::replace(self.shared.clone(), discarded, deleted).boxed());
     }
 
-    /// Sees to it that everything in the window is in flight, in order.
+    /// Sees to it that everything in the window is in flight, in order. Cancel safe.
     async fn transmit(&mut self) {
         if self.session.as_ref().is_some_and(Session::is_closed) {
             // The oldest message's confirm knows why.
@@ -209,38 +238,86 @@ impl AmqpPublisher {
         if self.window.iter().all(|unconfirmed| unconfirmed.flight.is_some()) {
             return;
         }
-        if let Some(delay) = self.delay {
-            tokio::time::sleep(delay).await;
-            self.delay = None;
+        if let Some(at) = self.resume_at {
+            tokio::time::sleep_until(at.into()).await;
+            self.resume_at = None;
         }
-        let session = match &mut self.session {
-            Some(session) => session,
-            none => {
-                let session =
-                    Self::open(&self.shared, &mut self.discarded, &mut self.deleted, &mut self.backoff);
-                none.insert(session.await)
-            }
+        let session = if let Some(session) = &self.session {
+            session
+        } else {
+            let opening = self
+                .opening
+                .get_or_insert_with(|| Session::replace(self.shared.clone(), None, false).boxed());
+            let session = opening.await;
+            self.opening = None;
+            self.session.insert(session)
         };
-        for unconfirmed in self.window.iter_mut().filter(|unconfirmed| unconfirmed.flight.is_none()) {
-            unconfirmed.flight = Some(session.launch(&self.shared, unconfirmed));
+        launch(&mut self.window, session, &self.shared);
+    }
+}
+
+/// Sends what isn't in flight.
+fn launch(window: &mut VecDeque<Unconfirmed>, session: &Session, shared: &Shared) {
+    for unconfirmed in window.iter_mut().filter(|unconfirmed| unconfirmed.flight.is_none()) {
+        unconfirmed.flight = Some(session.launch(shared, unconfirmed));
+    }
+}
+
+#[async_trait]
+impl Publisher for AmqpPublisher {
+    async fn send(&mut self, message: Message) {
+        self.reap();
+        while self.full(message.body.len()) {
+            let full_for = self.full_since.get_or_insert_with(Instant::now).elapsed();
+            let left = self.shared.patience.saturating_sub(full_for);
+            if tokio::time::timeout(left, self.confirm_first()).await.is_err() {
+                self.dropped += 1;
+                return;
+            }
+        }
+        self.take(message, Unroutable::Drop);
+    }
+
+    async fn drive(&mut self) {
+        while !self.window.is_empty() {
+            self.confirm_first().await;
         }
     }
 
-    async fn open(
-        shared: &Shared,
-        discarded: &mut Option<Session>,
-        deleted: &mut Option<Deleted>,
-        backoff: &mut Backoff,
-    ) -> Session {
-        if let Some(Session { link, channel }) = discarded {
-            link.close_channel(channel).await;
-            *discarded = None;
+    fn is_idle(&self) -> bool {
+        self.window.is_empty()
+    }
+
+    async fn send_confirmed(&mut self, message: Message) -> Routed {
+        // One that was abandoned by its caller may still be there.
+        while self.window.iter().any(|unconfirmed| unconfirmed.unroutable == Unroutable::Return)
+            || self.full(message.body.len())
+        {
+            self.confirm_first().await;
         }
+        self.failed = None;
+        self.take(message, Unroutable::Return);
+        self.drive().await;
+        self.failed.take().unwrap_or(Routed::Yes)
+    }
+
+    fn dropped(&mut self) -> u64 {
+        std::mem::take(&mut self.dropped)
+    }
+}
+
+impl Session {
+    /// A new session in place of one that was given up, however long that takes.
+    async fn replace(shared: Arc<Shared>, discarded: Option<Session>, mut deleted: bool) -> Session {
+        if let Some(Session { link, channel }) = discarded {
+            link.close_channel(&channel).await;
+        }
+        let mut backoff = Backoff::default();
         loop {
             let link = shared.publish.link().await;
-            if deleted.is_some() {
+            if deleted {
                 shared.repair(&link).await;
-                *deleted = None;
+                deleted = false;
             }
             match Session::open(link).await {
                 Ok(session) => return session,
@@ -249,32 +326,7 @@ impl AmqpPublisher {
             tokio::time::sleep(backoff.next()).await;
         }
     }
-}
 
-#[async_trait]
-impl Publisher for AmqpPublisher {
-    async fn send(&mut self, message: Message) {
-        self.push(message, Unroutable::Drop).await;
-    }
-
-    async fn send_confirmed(&mut self, message: Message) -> Routed {
-        // One that was abandoned by its caller may still be there.
-        while self.window.iter().any(|unconfirmed| unconfirmed.unroutable == Unroutable::Return) {
-            self.confirm_first().await;
-        }
-        self.returned = None;
-        self.push(message, Unroutable::Return).await;
-        while !self.window.is_empty() {
-            self.confirm_first().await;
-        }
-        match self.returned.take() {
-            Some(Returned) => Routed::No,
-            None => Routed::Yes,
-        }
-    }
-}
-
-impl Session {
     async fn open(link: Arc<Link>) -> Result<Session, Fault> {
         let channel = link.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());

@@ -1,0 +1,38 @@
+//! What is asked of all workers at once, over the control exchange, and their answers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// AMQP `type` of a request: cancel a job.
+pub const CANCEL: &str = "prewarm.cancel.v1";
+/// AMQP `type` of a worker's answer to it.
+pub const CANCELLING: &str = "prewarm.cancelling.v1";
+
+/// `prewarm.cancel.v1`: the job is not wanted any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cancel {
+    /// The job's `message_id`.
+    pub job_id: String,
+}
+
+/// Where a worker found a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Found {
+    /// It has it: it is stopped now.
+    InHand,
+    /// It hasn't: it is cancelled if it comes.
+    NotHere,
+}
+
+/// `prewarm.cancelling.v1`: what a worker does about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cancelling {
+    /// The job's `message_id`.
+    pub job_id: String,
+    /// The worker's name.
+    pub worker: String,
+    /// Where the job is, as far as this worker knows.
+    pub found: Found,
+}
