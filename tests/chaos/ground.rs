@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::nodes::Nodes;
+use crate::support::docker::{docker, run};
 use crate::support::engine::Container;
 use crate::support::own_engine::OwnEngine;
 use crate::support::{broker, engine};
@@ -54,6 +55,18 @@ impl<'a> Ground<'a> {
             Some(engine) => engine.borrow().containers(),
             None => workers.iter().flat_map(|worker| engine::containers(worker)).collect(),
         }
+    }
+
+    /// What the engine answers to whoever wants such a container removed.
+    pub fn refusal(&self, container: &Container) -> String {
+        let host = self.engine_host.iter().flat_map(|host| ["--host", host]);
+        let mut answers = String::new();
+        for verb in [&["inspect", "--format", "{{json .State}}"][..], &["rm", "-f"]] {
+            let args = host.clone().chain(verb.iter().copied()).chain([container.id.as_str()]);
+            let done = run(&mut docker(args), None, Duration::from_secs(30));
+            answers += &format!("{} {}", done.stdout, done.stderr);
+        }
+        answers
     }
 
     /// Containers that these workers have left, after a while: they go by themselves, a moment after the worker.

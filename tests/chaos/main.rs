@@ -31,6 +31,9 @@ use support::docker::BUSYBOX;
 use support::own_engine::OwnEngine;
 use support::worker::Site;
 
+/// So many lanes there are.
+const LANES: usize = 6;
+
 /// Faults that share servers.
 #[derive(Default)]
 struct Lane {
@@ -57,7 +60,7 @@ impl Lane {
     }
 
     fn end(self) {
-        report::show_all();
+        report::lane_ended(LANES);
         assert!(self.failed.is_empty(), "{} faults:\n{}", self.failed.len(), self.failed.join("\n\n"));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -90,9 +91,13 @@ fn rows() -> MutexGuard<'static, Vec<(String, String)>> {
     ROWS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The whole table so far, past the test runner's capture of what tests print: it is what the run is for.
-pub fn show_all() {
-    show(&format!("\n{}\n", table(&rows())));
+/// The whole table when the last of so many lanes has ended, past the test runner's capture of what tests print: it is what
+/// the run is for.
+pub fn lane_ended(lanes: usize) {
+    static ENDED: AtomicUsize = AtomicUsize::new(0);
+    if ENDED.fetch_add(1, Ordering::Relaxed) + 1 == lanes {
+        show(&format!("\n{}\n", table(&rows())));
+    }
 }
 
 fn table(rows: &[(String, String)]) -> String {

@@ -7,15 +7,17 @@ pub struct Scale {
     pub seed: u64,
     /// Jobs of one run, at least.
     pub jobs: usize,
-    /// How often what can be repeated is repeated.
+    /// How often what is quickly over is repeated.
     pub times: usize,
+    /// The same for outages, which last.
+    pub outages: usize,
     pub long: bool,
 }
 
 impl Scale {
     fn new(seed: u64, long: bool) -> Scale {
-        let (jobs, times) = if long { (200, 10) } else { (24, 2) };
-        Scale { seed, jobs, times, long }
+        let (jobs, times, outages) = if long { (200, 10, 5) } else { (24, 2, 1) };
+        Scale { seed, jobs, times, outages, long }
     }
 
     /// What lasts longer in the long form.

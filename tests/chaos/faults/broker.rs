@@ -19,7 +19,7 @@ const NOTICED: Duration = Duration::from_secs(15);
 pub async fn stopped_and_started(run: Run<'_>, nodes: &Nodes) -> Tally {
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.times {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             nodes.ctl(0, &["stop_app"]).await;
             run.until_unready(&worker, NOTICED).await;
@@ -30,7 +30,7 @@ pub async fn stopped_and_started(run: Run<'_>, nodes: &Nodes) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
 }
 
 /// The node is gone for a while, once in an orderly way and once not.
@@ -50,7 +50,7 @@ pub async fn away(run: Run<'_>, nodes: &Nodes) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
 }
 
 /// Somebody closes all connections, of workers and publishers and readers.
@@ -70,7 +70,7 @@ pub async fn connections_closed(run: Run<'_>, nodes: &Nodes) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
 }
 
 /// Nothing gets through any more, in either direction, on connections that stay open.
@@ -80,7 +80,7 @@ pub async fn silent_peer(run: Run<'_>) -> Tally {
     run.env("PREWARM_BROKER_HEARTBEAT", "2s");
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.times {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             proxy.freeze();
             // Two heartbeats, and half of one since lapin looks that often.
@@ -93,7 +93,7 @@ pub async fn silent_peer(run: Run<'_>) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
 }
 
 /// Jobs that take longer than the broker waits for an acknowledgement: it closes their channels and gives them out again.
@@ -112,9 +112,7 @@ pub async fn acknowledgement_timeout(run: Run<'_>, nodes: &Nodes) -> Tally {
     run.settle(vec![worker]).await;
     set("consumer_timeout", "1800000").await;
     set("channel_tick_interval", "60000").await;
-    let tally = run.close().await;
-    assert_eq!(tally.duplicates(), 0, "the only worker knows that it runs them: {:?}", tally.duplicated);
-    tally
+    nothing_twice(run.close().await)
 }
 
 /// The queue is deleted while jobs run and none is waiting, and declared again by the worker; publishers go on.
@@ -143,14 +141,14 @@ pub async fn queue_deleted(run: Run<'_>) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
 }
 
 /// The broker takes nothing more from whoever publishes.
 pub async fn memory_alarm(run: Run<'_>, nodes: &Nodes) -> Tally {
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.times {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             nodes.ctl(0, &["set_vm_memory_high_watermark", "0.0000001"]).await;
             run.until_unready(&worker, NOTICED).await;
@@ -162,5 +160,11 @@ pub async fn memory_alarm(run: Run<'_>, nodes: &Nodes) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
+}
+
+/// There was one worker all the time, and so each delivery that came again came to the one that knew it.
+pub fn nothing_twice(tally: Tally) -> Tally {
+    assert_eq!(tally.duplicates(), 0, "ran again though the only worker had them: {:?}", tally.duplicated);
+    tally
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::books::Tally;
+use crate::faults::broker::nothing_twice;
 use crate::nodes::Nodes;
 use crate::proxy::Proxy;
 use crate::run::Run;
@@ -17,7 +18,7 @@ pub async fn nodes_lost(run: Run<'_>, nodes: &Nodes) -> Tally {
     run.pace(Duration::from_millis(400));
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.choose(1, 3) {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             // Queues are led where they were declared, which is where the worker is connected.
             tokio::task::block_in_place(|| nodes.end(0, "KILL"));
@@ -39,5 +40,5 @@ pub async fn nodes_lost(run: Run<'_>, nodes: &Nodes) -> Tally {
     })
     .await;
     run.settle(vec![worker]).await;
-    run.close().await
+    nothing_twice(run.close().await)
 }

@@ -19,7 +19,7 @@ const NOTICED: Duration = Duration::from_secs(15);
 pub async fn ended(run: Run<'_>, engine: &RefCell<OwnEngine>, signal: &str, away: Duration) -> Tally {
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.choose(1, 5) {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             engine.borrow().signal(signal);
             tokio::task::block_in_place(|| engine.borrow_mut().ended());
@@ -40,7 +40,7 @@ pub async fn ended(run: Run<'_>, engine: &RefCell<OwnEngine>, signal: &str, away
 pub async fn frozen(run: Run<'_>, engine: &RefCell<OwnEngine>) -> Tally {
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.times {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             engine.borrow().signal("STOP");
             sleep(run.scale.lasting(6, 20)).await;
@@ -61,7 +61,7 @@ pub async fn disk_full(run: Run<'_>, engine: &RefCell<OwnEngine>) -> Tally {
     let data = Path::new(engine.borrow().host().strip_prefix("unix://").unwrap()).with_file_name("data");
     let worker = run.worker().await;
     run.under_load(async {
-        for _ in 0..run.scale.choose(1, 5) {
+        for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             let filler = data.join("filler");
             let mut file = File::create(&filler).unwrap();
