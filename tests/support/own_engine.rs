@@ -26,11 +26,27 @@ pub struct OwnEngine {
 impl OwnEngine {
     /// Starts it, with these images of the shared one.
     pub fn start(images: &[&str]) -> OwnEngine {
+        OwnEngine::with(images, |_| {})
+    }
+
+    /// Starts it with a small disk of its own for all that it keeps, of so many MiB.
+    pub fn with_disk(mib: u32, images: &[&str]) -> OwnEngine {
+        OwnEngine::with(images, |dir| {
+            let data = dir.join("data");
+            fs::create_dir(&data).unwrap();
+            let size = format!("size={mib}m");
+            let mut mount = as_root(["mount", "-t", "tmpfs", "-o", &size, "tmpfs", path(&data)]);
+            run(&mut mount, None, PATIENCE).ok("mount");
+        })
+    }
+
+    fn with(images: &[&str], prepare: impl FnOnce(&Path)) -> OwnEngine {
         let cgroup = unique("engine");
         let dir = std::env::temp_dir().join(&cgroup);
         fs::create_dir(&dir).unwrap();
         let mut keeper = as_root(["setsid", "sh", "-c", KEEPER, "sh", path(&dir), &cgroup]);
         let keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        prepare(&dir);
         // CRI is Kubernetes' business, and would listen on a port.
         fs::write(
             dir.join("containerd.toml"),
