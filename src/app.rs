@@ -28,6 +28,8 @@ use crate::worker::{Shutdown, Worker};
 /// How long after the last job must have ended its result and acknowledgement are waited for. Longer than the broker's
 /// restart; what isn't acknowledged then is given out again.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long requests to the HTTP port may go on at the end.
+const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the removal of all containers may take at the end. What is left then ends by itself, since its stream does.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -130,7 +132,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         obeying.abort();
         broker.close().await;
         http_stop.cancel();
-        let _ = port.await;
+        // Somebody may keep a connection open and say nothing.
+        let _ = tokio::time::timeout(HTTP_PATIENCE, port).await;
         cleared
     };
     let ended = tokio::select! {

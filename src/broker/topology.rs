@@ -302,7 +302,7 @@ impl Probe<'_> {
             ))),
             Some(403) => Ok(State::Conflict(format!(
                 "{kind} '{name}': {fault}; give the user the permissions configure, write and read on names that \
-                 start with the prefix, or have somebody else declare it and set broker.topology = \"check\""
+                 start with the prefix (and, for replies and cancellations, write on 'amq.default' and all three on 'amq.gen-.*'), or have somebody else declare it and set broker.topology = \"check\""
             ))),
             Some(405) => Ok(State::Conflict(format!(
                 "{kind} '{name}' is in exclusive use by another connection: {fault}"

@@ -7,25 +7,29 @@
 //!            settled, and heard                      the channel is lost, the delivery comes back
 //!   Held ──────────────────────► forgotten       Held ──────► adopted: the job settles the new delivery instead
 //!    │ acked                        ▲            Unheard, Stale ──► acknowledged at once: the job is over
-//!    ▼          next delivery       │
+//!    ▼     next delivery, a minute  │
 //!  Unheard ─────────────────────────┘
 //!    │ the channel was lost meanwhile
 //!    ▼
-//!  Stale     up to 10 000, the oldest forgotten first
+//!  Stale     for ten minutes, up to 10 000
 //! ```
 //!
 //! AMQP confirms no acknowledgement. But a channel with a prefetch of 1 delivers nothing before it has heard the last one,
 //! so the next delivery is the proof.
 //!
-//! Deliveries are the same if they are the same message: pool, properties that identify it, and body. Two equal
-//! messages may be exchanged for each other, since their jobs do the same and answer to the same.
+//! Deliveries are the same if they are the same message: pool, properties and body. That a held one comes back is
+//! sure; then two equal messages may be exchanged for each other, since their jobs do the same and answer to the same. Whether one that
+//! is unheard or stale comes back is not: the broker may have heard, or another worker may have got it. To forget such a
+//! one costs a second run, to remember it could cost a job its only one: so it is not remembered for long, and not at all
+//! without a message id.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{BrokerError, Delivery, Origin, Properties, Receipt, Settle};
@@ -33,6 +37,13 @@ use crate::contract::PoolName;
 
 /// How many jobs whose acknowledgement went nowhere are remembered until their message comes back. Some 100 bytes each.
 const STALE_MAX: usize = 10_000;
+
+/// How long an acknowledgement that was sent may have been lost on its way: a silent connection is noticed by then, and
+/// another made.
+const UNHEARD_FOR: Duration = Duration::from_secs(60);
+
+/// How long a delivery whose acknowledgement could not be sent is expected back.
+const STALE_FOR: Duration = Duration::from_secs(600);
 
 /// A delivery may come back a moment before it is known here that its first channel is lost.
 const NOTICED_WITHIN: Duration = Duration::from_secs(2);
@@ -72,17 +83,32 @@ enum State {
     /// The job isn't over. Without a receipt: it is being settled in this moment.
     Held { origin: Arc<dyn Origin>, receipt: Option<Box<dyn Receipt>>, over: CancellationToken },
     /// Acknowledged, which the broker may not have heard.
-    Unheard { origin: Arc<dyn Origin> },
+    Unheard { origin: Arc<dyn Origin>, since: Instant },
     /// Acknowledged, which the broker has not heard.
-    Stale,
+    Stale { since: Instant },
 }
 
 impl State {
-    fn is_lost(&self) -> bool {
+    /// In hand, and its delivery is out again.
+    fn is_held_and_lost(&self) -> bool {
+        matches!(self, State::Held { origin, receipt: Some(_), .. } if origin.is_lost())
+    }
+
+    /// Not known to be lost, but this may be how it turns out.
+    fn may_be_lost(&self, named: bool, now: Instant) -> bool {
         match self {
-            State::Held { origin, receipt: Some(_), .. } | State::Unheard { origin } => origin.is_lost(),
-            State::Held { receipt: None, .. } => false,
-            State::Stale => true,
+            State::Held { .. } => true,
+            State::Unheard { since, .. } => named && now.duration_since(*since) < UNHEARD_FOR,
+            State::Stale { .. } => false,
+        }
+    }
+
+    /// Over, and its delivery is likely to be out again.
+    fn is_over_and_lost(&self, now: Instant) -> bool {
+        match self {
+            State::Held { .. } => false,
+            State::Unheard { origin, since } => now.duration_since(*since) < UNHEARD_FOR && origin.is_lost(),
+            State::Stale { since } => now.duration_since(*since) < STALE_FOR,
         }
     }
 }
@@ -91,7 +117,7 @@ impl State {
 pub(super) struct Incoming {
     pub(super) body: Bytes,
     pub(super) properties: Properties,
-    pub(super) received: Instant,
+    pub(super) received: std::time::Instant,
 }
 
 /// What a delivery is.
@@ -109,10 +135,11 @@ impl Claims {
     pub(super) async fn claim(&self, pool: &PoolName, delivery: Delivery) -> Claimed {
         let Delivery { body, properties, redelivered, received, origin, mut receipt } = delivery;
         let message = self.identify(pool, &properties, &body);
+        let named = properties.message_id.is_some();
         let noticed = Instant::now() + NOTICED_WITHIN;
         while redelivered {
             let known;
-            (receipt, known) = match self.match_up(message, &origin, receipt) {
+            (receipt, known) = match self.match_up(message, named, &origin, receipt) {
                 Ok(claimed) => return claimed,
                 Err(not) => not,
             };
@@ -133,7 +160,8 @@ impl Claims {
 
     fn identify(&self, pool: &PoolName, p: &Properties, body: &[u8]) -> Message {
         let mut hasher = self.shared.hasher.build_hasher();
-        (pool, &p.message_id, &p.correlation_id, &p.reply_to, p.attempts, body).hash(&mut hasher);
+        (pool, &p.message_id, &p.correlation_id, &p.reply_to, p.attempts, p.timestamp).hash(&mut hasher);
+        (&p.traceparent, &p.headers, body).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -142,22 +170,26 @@ impl Claims {
     fn match_up(
         &self,
         message: Message,
+        named: bool,
         origin: &Arc<dyn Origin>,
         receipt: Box<dyn Receipt>,
     ) -> Result<Claimed, (Box<dyn Receipt>, bool)> {
         let mut book = self.book();
         let Some(entries) = book.by_message.get_mut(&message) else { return Err((receipt, false)) };
-        let Some(entry) = entries.iter_mut().find(|entry| entry.state.is_lost()) else {
-            return Err((receipt, true));
-        };
-        if let State::Held { origin: from, receipt: held, over } = &mut entry.state {
+        let held = entries.iter_mut().map(|entry| &mut entry.state).find(|state| state.is_held_and_lost());
+        if let Some(State::Held { origin: from, receipt: held, over }) = held {
             *from = origin.clone();
             *held = Some(receipt);
             return Ok(Claimed::InHand(Adopted { over: over.clone(), origin: origin.clone() }));
         }
-        let id = entry.id;
-        book.remove(message, id);
-        Ok(Claimed::Over(receipt))
+        let now = Instant::now();
+        match entries.iter().find(|entry| named && entry.state.is_over_and_lost(now)).map(|entry| entry.id) {
+            Some(id) => {
+                book.remove(message, id);
+                Ok(Claimed::Over(receipt))
+            }
+            None => Err((receipt, entries.iter().any(|entry| entry.state.may_be_lost(named, now)))),
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -182,13 +214,19 @@ impl Book {
 
     fn set_stale(&mut self, message: Message, id: u64) {
         if let Some(state) = self.entry(message, id) {
-            *state = State::Stale;
+            *state = State::Stale { since: Instant::now() };
             self.stale.push_back((message, id));
         }
-        while self.stale.len() > STALE_MAX {
-            if let Some((message, id)) = self.stale.pop_front() {
-                self.remove(message, id);
+        while let Some(&(message, id)) = self.stale.front() {
+            let fresh = match self.entry(message, id) {
+                Some(State::Stale { since }) => since.elapsed() < STALE_FOR,
+                _ => false,
+            };
+            if fresh && self.stale.len() <= STALE_MAX {
+                break;
             }
+            self.stale.pop_front();
+            self.remove(message, id);
         }
     }
 }
@@ -226,7 +264,7 @@ impl Claim {
             (Settle::Ack, Err(_)) => book.set_stale(message, id),
             (Settle::Ack, Ok(())) => {
                 if let Some(state) = book.entry(message, id) {
-                    *state = State::Unheard { origin: origin.clone() };
+                    *state = State::Unheard { origin: origin.clone(), since: Instant::now() };
                 }
             }
         }
@@ -255,6 +293,11 @@ pub(super) struct Unheard {
 }
 
 impl Unheard {
+    /// The channel was closed in an orderly way: the broker has heard everything that was said on it.
+    pub(super) fn settled(self) {
+        self.claims.book().remove(self.message, self.id);
+    }
+
     /// To be called when the next delivery came: if it came on the same channel, the broker has heard.
     pub(super) fn heard(self) {
         let mut book = self.claims.book();
@@ -357,7 +400,7 @@ mod tests {
                 body: Bytes::from_static(b"{}"),
                 properties: Properties { message_id: Some(id.into()), ..Properties::default() },
                 redelivered,
-                received: Instant::now(),
+                received: std::time::Instant::now(),
                 origin: self.clone(),
                 receipt: Box::new(Ticket(self.clone(), false)),
             }
@@ -426,6 +469,54 @@ mod tests {
         // Only once: another that comes is another.
         drop(job(&claims, third.delivery("a", true)).await);
         nothing_is_kept(&claims);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_have_been_heard_does_not_stand_for_others_for_long() {
+        let (claims, [first, second]) = (Claims::default(), channels());
+        let unheard = job(&claims, first.delivery("a", false)).await.settle(Settle::Ack).await.unwrap();
+        tokio::time::advance(UNHEARD_FOR).await;
+        // The broker has heard, and is restarted later; then an equal message is given out twice.
+        first.lose();
+        drop(job(&claims, second.delivery("a", true)).await);
+        unheard.settled();
+
+        let (claims, [first, second]) = (Claims::default(), channels());
+        let over = job(&claims, first.delivery("a", false)).await;
+        first.lose();
+        assert!(over.settle(Settle::Ack).await.is_err());
+        tokio::time::advance(STALE_FOR).await;
+        drop(job(&claims, second.delivery("a", true)).await);
+    }
+
+    /// The oldest of two equal ones is over, and another worker has its delivery; the younger one is in hand.
+    #[tokio::test(start_paused = true)]
+    async fn a_job_in_hand_comes_before_one_that_is_over() {
+        let (claims, [first, second, third]) = (Claims::default(), channels());
+        let over = job(&claims, first.delivery("a", false)).await;
+        first.lose();
+        assert!(over.settle(Settle::Ack).await.is_err());
+        let running = job(&claims, second.delivery("a", false)).await;
+        second.lose();
+        assert!(matches!(claim(&claims, third.delivery("a", true)).await, Claimed::InHand(_)));
+        assert!(running.settle(Settle::Ack).await.is_ok());
+        assert_eq!(third.told(), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_an_id_only_a_job_in_hand_is_matched() {
+        let nameless = |channel: &Arc<Channel>, redelivered| Delivery {
+            properties: Properties::default(),
+            ..channel.delivery("", redelivered)
+        };
+        let (claims, [first, second, third]) = (Claims::default(), channels());
+        let over = job(&claims, nameless(&first, false)).await;
+        first.lose();
+        assert!(over.settle(Settle::Ack).await.is_err());
+        let again = job(&claims, nameless(&second, true)).await;
+        second.lose();
+        assert!(matches!(claim(&claims, nameless(&third, true)).await, Claimed::InHand(_)));
+        drop(again);
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,6 +36,14 @@ impl Worker {
                 return None;
             }
         };
+        // A message id is no longer than that: AMQP's short string.
+        if job_id.is_empty() || job_id.len() > 255 {
+            tracing::warn!(
+                bytes = job_id.len(),
+                "a request to cancel whose job_id is not 1 to 255 bytes long"
+            );
+            return None;
+        }
         let found = self.running.cancel(&job_id);
         tracing::info!(id = job_id, ?found, "asked to cancel a job");
         let queue = reply_to.clone().filter(|queue| self.may_reply_to(queue))?;

@@ -154,11 +154,14 @@ impl Ending {
         properties.message_id = Some(case.id.clone());
         properties.attempts = case.attempt;
         properties.delivery_count = 0;
+        // All headers have to fit into one frame of the broker's and ours.
+        if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
+            tracing::warn!(
+                "the headers of this job are too long to be kept: {HEADERS_MAX} bytes is the most"
+            );
+            properties.headers.clear();
+        }
         if let (Some(reason), Disposition::DeadLetter) = (&self.reason, self.disposition) {
-            // All headers have to fit into one frame; the reason counts more than what the publisher added.
-            if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
-                properties.headers.clear();
-            }
             properties.headers.retain(|(name, _)| {
                 !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER)
             });

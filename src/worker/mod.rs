@@ -91,6 +91,7 @@ impl Worker {
             // A worker that can't run this pool's jobs leaves them to others.
             if !*able.borrow_and_update() {
                 consumer.pause().await;
+                last.take().map(Unheard::settled);
                 tokio::select! {
                     () = shutdown.drain.cancelled() => break,
                     changed = able.wait_for(|able| *able) => if changed.is_err() { break },

@@ -139,6 +139,8 @@ fn a_second_signal_forces_and_loses_nothing() {
         let script = "echo run >>/marks/job; [ $(wc -l </marks/job) = 2 ] || sleep 60";
         let job = site.broker.submit("box", Job::shell(script)).await;
         site.broker.started(&job).await;
+        // A container that is being created would be left to a sweep.
+        worker.until_one(async |pool| pool["idle"] == 1 && pool["starting"] == 0).await;
         signal("TERM", worker.pid());
         eventually("draining", async || worker.log().contains("draining").then_some(())).await;
         let forced = std::time::Instant::now();

@@ -3,6 +3,7 @@
 
 mod cancel;
 mod comes_back;
+mod hostile;
 #[path = "../broker/proxy.rs"]
 mod proxy;
 mod replies;

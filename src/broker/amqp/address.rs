@@ -9,9 +9,12 @@ use lapin::uri::AMQPUri;
 use crate::broker::BrokerError;
 use crate::config::{BrokerConfig, TlsConfig};
 
-/// Frames of 32 KiB. lapin keeps two buffers of 32 frames per connection, and RabbitMQ's default of 128 KiB
-/// would cost 16 MiB for our two connections. RabbitMQ 4.1 and newer refuse less than 8 KiB.
-const FRAME_MAX: u32 = 32 * 1024;
+/// RabbitMQ's default. What comes may have a header as long as its publisher's frames, and a header is not split.
+const FRAME_MAX: u32 = 128 * 1024;
+
+/// What we send has short headers: here 32 KiB do. lapin keeps two buffers of 32 frames for each connection. RabbitMQ 4.1 and
+/// newer refuse less than 8 KiB.
+const FRAME_MAX_SENDING: u32 = 32 * 1024;
 
 /// The URL without user, password and query: what may appear in logs, errors and `prewarm check`.
 ///
@@ -42,6 +45,16 @@ impl Addresses {
         let tls = Arc::new(config.tls.clone());
         let parse = |url: &String| Address::parse(url, config.heartbeat, &tls);
         Ok(Addresses { all: config.urls.iter().map(parse).collect::<Result<_, _>>()?, last: 0 })
+    }
+
+    /// For a connection that only sends.
+    pub(crate) fn for_sending(&self) -> Addresses {
+        let mut addresses = self.clone();
+        for address in &mut addresses.all {
+            let frame_max = &mut address.uri.query.frame_max;
+            *frame_max = frame_max.map(|own| if own == FRAME_MAX { FRAME_MAX_SENDING } else { own });
+        }
+        addresses
     }
 
     /// All, in the order in which to try them.

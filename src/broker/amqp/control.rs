@@ -84,6 +84,7 @@ impl Control for AmqpControl {
 impl Session {
     async fn open(shared: Arc<Shared>, mut delay: std::time::Duration) -> Session {
         let mut backoff = Backoff::default();
+        let mut told = false;
         loop {
             // The exchange is declared when the publishing line comes up.
             shared.publish.link().await;
@@ -91,7 +92,12 @@ impl Session {
             match Session::listen(&shared, link.clone()).await {
                 Ok(session) => return session,
                 Err(fault) => {
-                    tracing::debug!(%fault, "can't listen to the control exchange; trying again");
+                    if fault.reply_code() == Some(403) && !std::mem::replace(&mut told, true) {
+                        tracing::warn!(%fault, "can't be told to cancel jobs: that needs the permissions configure, write and read \
+                             on names that start with 'amq.gen-'");
+                    } else {
+                        tracing::debug!(%fault, "can't listen to the control exchange; trying again");
+                    }
                     if fault.reply_code() == Some(404) {
                         shared.repair(&link).await;
                     }

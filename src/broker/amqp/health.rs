@@ -45,6 +45,8 @@ pub(super) enum Part {
     Publish,
     /// One consumer: its queue may be missing while the connections are fine.
     Consumer(u64),
+    /// One publisher: it may not be allowed to publish, or one of our own queues is gone or full.
+    Publisher(u64),
 }
 
 /// Gathers what works, and tells when everything does.

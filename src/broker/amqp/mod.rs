@@ -99,7 +99,10 @@ impl Amqp {
         let closing = CancellationToken::new();
         let start = |part, role, prepare| {
             let config = LineConfig {
-                addresses: addresses.clone(),
+                addresses: match part {
+                    Part::Publish => addresses.for_sending(),
+                    _ => addresses.clone(),
+                },
                 name: format!("prewarm {worker} ({role})"),
                 timeout: config.timeout,
                 part,

@@ -9,6 +9,10 @@ use super::link::short;
 use crate::broker::Properties;
 use crate::contract::topology::{ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, TRACEPARENT_HEADER};
 
+/// W3C's has 55 characters, and later versions may have some more. It comes back in the header of every reply, which has to
+/// fit into one frame.
+const TRACEPARENT_MAX: usize = 256;
+
 /// AMQP's delivery mode 2.
 const PERSISTENT: u8 = 2;
 
@@ -31,7 +35,9 @@ pub(crate) fn decode(raw: &BasicProperties) -> Properties {
         match name.as_str() {
             ATTEMPTS_HEADER => ours.attempts = count(value),
             DELIVERY_COUNT_HEADER => ours.delivery_count = count(value),
-            TRACEPARENT_HEADER => ours.traceparent = string(value),
+            TRACEPARENT_HEADER => {
+                ours.traceparent = string(value).filter(|text| text.len() <= TRACEPARENT_MAX)
+            }
             name => ours.headers.extend(string(value).map(|value| (name.to_owned(), value))),
         }
     }

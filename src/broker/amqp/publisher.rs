@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -24,6 +25,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 
 use super::Shared;
+use super::health::Part;
 use super::link::{Fault, Link, short};
 use super::properties;
 use crate::broker::{Message, Publisher, Routed, Target};
@@ -52,6 +54,9 @@ pub(super) struct AmqpPublisher {
     deleted: bool,
     /// Since when there has been no room, without a confirm in between.
     full_since: Option<Instant>,
+    part: Part,
+    /// Whether it is known not to get through, for another reason than a lost connection.
+    barred: bool,
     /// Since when messages have been refused, without a confirm or another channel in between.
     refused_since: Option<Instant>,
     dropped: u64,
@@ -88,6 +93,7 @@ enum Unroutable {
 
 impl AmqpPublisher {
     pub(super) fn new(shared: Arc<Shared>) -> AmqpPublisher {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         AmqpPublisher {
             shared,
             session: None,
@@ -100,6 +106,8 @@ impl AmqpPublisher {
             resume_at: None,
             deleted: false,
             full_since: None,
+            part: Part::Publisher(NEXT.fetch_add(1, Ordering::Relaxed)),
+            barred: false,
             refused_since: None,
             dropped: 0,
         }
@@ -161,6 +169,8 @@ impl AmqpPublisher {
             Ok(Confirmation::Ack(returned)) => {
                 if returned.is_some() {
                     self.failed = Some(Routed::No);
+                } else {
+                    self.bar(false);
                 }
                 self.backoff.reset();
                 self.refusals.reset();
@@ -173,11 +183,22 @@ impl AmqpPublisher {
                     }
                 }
             }
-            Ok(Confirmation::Nack(_)) => self.refused(),
+            Ok(Confirmation::Nack(returned)) => {
+                // lapin gives it to whichever confirm comes next, a refusal included.
+                if returned.is_some() {
+                    self.failed = Some(Routed::No);
+                }
+                self.refused();
+            }
             Ok(Confirmation::NotRequested) => self.start_over("the channel is not in confirm mode"),
             Err(error) => {
                 let fault = Fault::Refused(error);
                 self.deleted |= fault.reply_code() == Some(404);
+                if fault.reply_code() == Some(403) && !self.barred {
+                    tracing::warn!(%fault, "may not publish, and tries until it may; replies need the permission to write on \
+                         'amq.default', retries on what starts with the prefix");
+                    self.bar(true);
+                }
                 self.start_over(&fault.to_string());
             }
         }
@@ -198,6 +219,20 @@ impl AmqpPublisher {
             Some(Unroutable::Return) => self.failed = Some(Routed::Refused),
             Some(Unroutable::Drop) => self.dropped += 1,
             None => {}
+        }
+    }
+
+    fn bar(&mut self, barred: bool) {
+        if std::mem::replace(&mut self.barred, barred) != barred {
+            self.shared.health.set(self.part, !barred);
+        }
+    }
+
+    fn is_for_us(&self, target: &Target) -> bool {
+        let names = &self.shared.names;
+        match target {
+            Target::Retry(..) => true,
+            Target::Queue(queue) => *queue == names.results() || *queue == names.dead(),
         }
     }
 
@@ -256,6 +291,12 @@ impl AmqpPublisher {
     }
 }
 
+impl Drop for AmqpPublisher {
+    fn drop(&mut self) {
+        self.bar(false);
+    }
+}
+
 /// Sends what isn't in flight.
 fn launch(window: &mut VecDeque<Unconfirmed>, session: &Session, shared: &Shared) {
     for unconfirmed in window.iter_mut().filter(|unconfirmed| unconfirmed.flight.is_none()) {
@@ -296,9 +337,18 @@ impl Publisher for AmqpPublisher {
             self.confirm_first().await;
         }
         self.failed = None;
+        let for_us = self.is_for_us(&message.target);
         self.take(message, Unroutable::Return);
         self.drive().await;
-        self.failed.take().unwrap_or(Routed::Yes)
+        let routed = self.failed.take().unwrap_or(Routed::Yes);
+        if for_us && routed != Routed::Yes {
+            // Then no job can be finished here. Whoever sent this tries again.
+            self.bar(true);
+            if let (Routed::No, Some(session)) = (routed, &self.session) {
+                self.shared.repair(&session.link).await;
+            }
+        }
+        routed
     }
 
     fn dropped(&mut self) -> u64 {

@@ -129,12 +129,12 @@ fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Whether a header tells how the message died, or how often it was given out, rather than what its publisher said.
+/// Whether a header tells how the message died, how often it was given out, or where else it went when it was published.
 fn is_of_death(name: &str) -> bool {
     matches!(
         name,
         REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER | ATTEMPTS_HEADER | DELIVERY_COUNT_HEADER
-    ) || name == "x-death"
+    ) || matches!(name, "x-death" | "CC" | "BCC")
         || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")
 }

@@ -10,6 +10,7 @@ use super::{Wanted, exit, inert, line};
 use crate::broker::BrokerError;
 use crate::broker::dead::{DeadLetter, DeadLetters};
 use crate::contract::event::timestamp;
+use crate::contract::job;
 use crate::redact::{MASK, Redactor};
 
 /// Most bytes of a body that are shown to people.
@@ -69,6 +70,9 @@ async fn read(
     Ok(())
 }
 
+/// A job's fields.
+const FIELDS: [&str; 8] = ["env", "args", "stdin", "timeout", "retries", "logs", "secrets", "metadata"];
+
 /// What of a letter may be shown.
 struct Fit {
     reason: String,
@@ -82,11 +86,11 @@ impl Fit {
         Fit::new(one.letter.reason.clone(), one.properties(), &one.body)
     }
 
-    fn new(reason: String, properties: Map<String, Value>, body: &[u8]) -> Fit {
-        let Ok(mut body) = serde_json::from_slice::<Value>(body) else {
+    fn new(reason: String, properties: Map<String, Value>, source: &[u8]) -> Fit {
+        let Ok(mut body) = serde_json::from_slice::<Value>(source) else {
             return Fit { reason, properties, body: None };
         };
-        let secrets = take_secrets(&mut body);
+        let secrets = take_secrets(&mut body, job::decode(source).is_ok());
         let mut all = json!([reason, properties, body]);
         mask(&mut all, &secrets);
         let Value::Array(all) = all else { return Fit { reason, properties, body: None } };
@@ -100,27 +104,34 @@ impl Fit {
 }
 
 /// Masks what stands where a secret belongs, and gives the secrets, to be masked wherever else they stand. The message may
-/// be here because just this is wrong with it: a name that is no variable's may be a secret itself, or a slip, and then any
+/// be here because just this is wrong with it: if it isn't `understood`, what was meant to be a secret can't be told; a name that is no variable's may be a secret itself, or a slip, and then any
 /// variable's value may be the one that was meant.
-fn take_secrets(body: &mut Value) -> Vec<String> {
+fn take_secrets(body: &mut Value, understood: bool) -> Vec<String> {
     let names: Vec<String> = match &body["secrets"] {
         Value::String(name) => vec![name.clone()],
         Value::Array(names) => names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect(),
-        _ => return Vec::new(),
+        _ => Vec::new(),
     };
     let masked = || Value::from(String::from_utf8_lossy(MASK));
     let mut secrets = Vec::new();
+    if let (false, Some(fields)) = (understood, body.as_object_mut()) {
+        // What stands in a field that there isn't may be meant for `env`.
+        for (_, value) in fields.iter_mut().filter(|(name, _)| !FIELDS.contains(&name.as_str())) {
+            *value = masked();
+        }
+    }
     match body.get_mut("env") {
         Some(Value::Object(env)) => {
             let slips: Vec<&String> = names.iter().filter(|name| !env.contains_key(*name)).collect();
-            for (_, value) in env.iter_mut().filter(|(name, _)| !slips.is_empty() || names.contains(name)) {
+            let all = !slips.is_empty() || !understood;
+            for (_, value) in env.iter_mut().filter(|(name, _)| all || names.contains(name)) {
                 let secret = std::mem::replace(value, masked());
                 secrets.push(secret.as_str().map_or_else(|| secret.to_string(), str::to_owned));
             }
             secrets.extend(slips.into_iter().cloned());
         }
         env => {
-            if let Some(env) = env.filter(|_| !names.is_empty()) {
+            if let Some(env) = env.filter(|_| !names.is_empty() || !understood) {
                 *env = masked();
             }
             secrets = names;
@@ -219,7 +230,7 @@ mod tests {
     #[test]
     fn a_secret_is_masked_wherever_it_stands() {
         let body = json!({
-            "env": {"TOKEN": "s3\"cret", "OPEN": "see s3\"cret", "PIN": 1234},
+            "env": {"TOKEN": "s3\"cret", "OPEN": "see s3\"cret", "PIN": "1234"},
             "args": ["--token=s3\"cret", "1234", "12345"],
             "metadata": {"s3\"cret": [1234, 12345, null, true]},
             "secrets": ["TOKEN", "PIN"],
@@ -251,6 +262,12 @@ mod tests {
         hidden(&json!({"secrets": ["s3"]}));
         hidden(&json!({"env": "{\"TOKEN\":\"s3\"}", "secrets": ["TOKEN"]}));
         hidden(&json!({"env": ["TOKEN=s3"], "secrets": ["TOKEN"]}));
+        hidden(&json!({"env": {"TOKEN": "s3"}, "secrets": {"TOKEN": true}}));
+        hidden(&json!({"env": {"TOKEN": "s3"}, "secrets": [["TOKEN"]]}));
+        hidden(&json!({"env": {"TOKEN": "s3"}, "args": ["s3"], "secret": ["TOKEN"]}));
+        hidden(&json!({"enf": {"TOKEN": "s3"}, "secrets": ["TOKEN"]}));
+        let twice = br#"{"env":{"TOKEN":"s3"},"secrets":["TOKEN"],"secrets":[]}"#;
+        assert!(!Fit::new(String::new(), Map::new(), twice).body.unwrap().to_string().contains("s3"));
         assert!(Fit::new(String::new(), Map::new(), b"{\"env\":{\"TOKEN\":\"s3\"},").body.is_none());
     }
 
