@@ -19,7 +19,7 @@ use crate::ground::Ground;
 use crate::publisher::{Job, Publisher, connect};
 use crate::reader::{Holds, Reader};
 use crate::report::Row;
-use crate::scale::Scale;
+use crate::scale::{self, Scale};
 use crate::support::worker::{Setup, Site, Worker};
 
 /// What all jobs but special ones run: `sh -c SCRIPT sh ID SECONDS CODE`. What it writes down is there whatever becomes of the
@@ -117,6 +117,9 @@ impl<'a> Run<'a> {
         let mut setup = self.site.worker().pool("box", &keys);
         if let Some(host) = &self.ground.engine_host {
             setup = setup.env("DOCKER_HOST", host);
+        }
+        if scale::logs().is_some() {
+            setup = setup.env("PREWARM_LOG", "debug");
         }
         self.env.borrow().iter().fold(setup, |setup, (name, value)| setup.env(name, value))
     }
@@ -304,6 +307,7 @@ impl<'a> Run<'a> {
         };
         row.enter();
         self.delete_queues().await;
+        self.keep_logs();
         let mut wrong = Vec::new();
         for (what, ids) in [("lost", &tally.lost), ("unexpected", &tally.unexpected)] {
             if !ids.is_empty() {
@@ -318,6 +322,18 @@ impl<'a> Run<'a> {
         }
         assert!(wrong.is_empty(), "{}: {}", self.fault, wrong.join("\n"));
         tally
+    }
+
+    /// Keeps what the workers have logged, if somebody wants to read it.
+    fn keep_logs(&self) {
+        let Some(dir) = scale::logs() else { return };
+        fs::create_dir_all(&dir).unwrap();
+        for file in fs::read_dir(&self.site.dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "log") {
+                let name = format!("{} {}", self.fault, file.file_name().unwrap().to_string_lossy());
+                fs::copy(&file, dir.join(name)).unwrap();
+            }
+        }
     }
 
     /// What there is to be known of jobs that are lost.
