@@ -154,14 +154,14 @@ impl Topology {
         mode: TopologyMode,
         missing: Missing,
     ) -> Result<Vec<Finding>, BrokerError> {
-        let mut probe = Probe { link, channel: None };
+        let mut probe = Probe { link, channel: None, missing };
         let mut findings = Vec::new();
         for exchange in &self.exchanges {
-            let state = probe.examine(mode, missing, Item::Exchange(exchange)).await?;
+            let state = probe.examine(mode, Item::Exchange(exchange)).await?;
             findings.push(Finding { what: format!("exchange '{}'", exchange.name), state });
         }
         for queue in &self.queues {
-            let state = probe.examine(mode, missing, Item::Queue(queue)).await?;
+            let state = probe.examine(mode, Item::Queue(queue)).await?;
             findings.push(Finding { what: format!("queue '{}'", queue.name), state });
         }
         probe.finish().await;
@@ -249,17 +249,13 @@ fn is_about_ack_timeout(fault: &Fault) -> bool {
 struct Probe<'a> {
     link: &'a Link,
     channel: Option<Channel>,
+    missing: Missing,
 }
 
 impl Probe<'_> {
-    async fn examine(
-        &mut self,
-        mode: TopologyMode,
-        missing: Missing,
-        item: Item<'_>,
-    ) -> Result<State, BrokerError> {
+    async fn examine(&mut self, mode: TopologyMode, item: Item<'_>) -> Result<State, BrokerError> {
         // In the common case, `declare` at work, the active declaration says it all in one round trip.
-        if mode == TopologyMode::Check || missing == Missing::Report {
+        if mode == TopologyMode::Check || self.missing == Missing::Report {
             match self.declare(item, How::Passive).await {
                 Ok(()) => {}
                 Err(fault) if fault.reply_code() == Some(404) => return Ok(State::Missing),
@@ -336,7 +332,9 @@ impl Probe<'_> {
                 let options = QueueDeclareOptions { passive, durable: true, ..Default::default() };
                 let declare = channel.queue_declare(short(&queue.name), options, table(&queue.arguments));
                 self.link.ask("declaring a queue", declare).await?;
-                if let (How::Active | How::Existing, Some((exchange, key))) = (how, &queue.binding) {
+                if let (How::Active | How::Existing, Missing::Declare, Some((exchange, key))) =
+                    (how, self.missing, &queue.binding)
+                {
                     let bind = channel.queue_bind(
                         short(&queue.name),
                         short(exchange),

@@ -156,7 +156,7 @@ fn each_fault_has_its_place() {
         ("[broker.tls]\nkey = \"x\"", "2:7: broker.tls.key: needs its certificate"),
         ("[broker.tls]\nca = \"/nonexistent\"", "2:6: broker.tls.ca: '/nonexistent' can't be read"),
         ("[broker.tls]\nserver_name = \"a b\"", "2:15: broker.tls.server_name: 'a b' is not a host's name"),
-        ("[broker.tls]\nserver_name = \"h\"", "broker.tls: of no effect"),
+        ("[broker.tls]\nserver_name = \"h\"", "1:1: broker.tls: of no effect"),
         ("[broker.tls]\ninsecure = true", "2:1: broker.tls: unknown key 'insecure'"),
         ("[broker]\nprefix = \"a b\"", "2:10: broker.prefix: 'a b' is not a name: use 1 to 64"),
         (

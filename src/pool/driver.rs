@@ -29,6 +29,10 @@ const REFILL_GRACE: Duration = Duration::from_millis(10);
 /// Containers that are removed at once. The engine does no more of them at a time, and needs some time for others' requests.
 const REMOVALS: usize = 8;
 
+/// How long what is being prepared is waited for when the pools are closed. Init is in its volume within a second; a pull may
+/// take long, and leaves nothing.
+const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// How often targets are computed anew.
 const PLAN_EVERY: Duration = Duration::from_millis(500);
 
@@ -54,6 +58,8 @@ pub(super) struct Driver {
     under_way: HashMap<SlotId, usize>,
     commands: mpsc::UnboundedSender<Command>,
     drained: Option<oneshot::Sender<Leftovers>>,
+    /// When the pools are closed: until when what is being prepared is waited for.
+    prepared_by: Option<Instant>,
     leftovers: Leftovers,
     engine_is_away: bool,
     removals: Arc<Semaphore>,
@@ -76,6 +82,7 @@ impl Driver {
             under_way: HashMap::new(),
             commands,
             drained: None,
+            prepared_by: None,
             leftovers: Leftovers::None,
             engine_is_away: false,
             removals: Arc::new(Semaphore::new(REMOVALS)),
@@ -90,7 +97,8 @@ impl Driver {
         let mut plan = tokio::time::interval(PLAN_EVERY);
         plan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let tick = self.slots.next_tick(now());
+            let prepared_by = self.prepared_by.filter(|by| *by > now());
+            let tick = self.slots.next_tick(now()).into_iter().chain(prepared_by).min();
             tokio::select! {
                 // Jobs first.
                 biased;
@@ -106,8 +114,11 @@ impl Driver {
             self.slots.tick(now(), &mut self.actions);
             self.act();
             self.publish();
-            if self.slots.is_empty() && self.drained.is_some() {
-                self.drained.take().map(|d| d.send(self.leftovers));
+            if self.slots.is_empty()
+                && self.is_prepared_or_late()
+                && let Some(drained) = self.drained.take()
+            {
+                let _ = drained.send(self.leftovers);
                 return;
             }
         }
@@ -198,8 +209,26 @@ impl Driver {
                 self.drained = Some(reply);
                 self.slots.drain(out);
                 self.waiting.clear();
+                self.prepared_by = Some(now + PREPARE_PATIENCE);
+                for pool in &mut self.pools {
+                    // Those that have begun may have made a container, which they remove themselves.
+                    pool.preparing.take_if(|preparing| preparing.at > now);
+                }
             }
         }
+    }
+
+    /// When the pools are closed: whether nothing is being prepared any more, or that has been waited for long enough.
+    fn is_prepared_or_late(&mut self) -> bool {
+        let busy = |pool: &Managed| pool.preparing.as_ref().is_some_and(|p| !p.task.is_finished());
+        if !self.pools.iter().any(busy) {
+            return true;
+        }
+        let late = self.prepared_by.is_some_and(|by| by <= now());
+        if late {
+            self.leftovers = Leftovers::Possible;
+        }
+        late
     }
 
     /// Carries out what the state machine decided, until it decides nothing more.

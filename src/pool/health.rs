@@ -89,7 +89,9 @@ async fn compare(pools: &Pools) -> Result<(), EngineError> {
     }
     // What is known last: what was begun before the list is known by now, or has failed, or is being removed.
     if let Some(now) = known(pools).await {
-        remove_unknown(&*pools.engine, listed, &now).await;
+        // Others, without a pool, are being used to fill the volume of init.
+        let of_pools = listed.iter().filter(|left| left.labels.contains_key(POOL_LABEL));
+        remove_unknown(&*pools.engine, of_pools, &now).await;
     }
     Ok(())
 }
@@ -97,17 +99,16 @@ async fn compare(pools: &Pools) -> Result<(), EngineError> {
 /// Removes all that is left of this worker, when its pools are closed.
 pub(super) async fn clear(pools: &Pools) {
     match list(pools).await {
-        Ok(listed) => remove_unknown(&*pools.engine, listed, &Known::default()).await,
+        Ok(listed) => remove_unknown(&*pools.engine, listed.iter(), &Known::default()).await,
         Err(error) => tracing::debug!("not looked for leftovers: {error}"),
     }
 }
 
-async fn remove_unknown(engine: &dyn Engine, listed: Vec<Listed>, known: &Known) {
+async fn remove_unknown(engine: &dyn Engine, listed: impl Iterator<Item = &Listed>, known: &Known) {
     let held: HashSet<_> = known.held.iter().collect();
     for left in listed {
         // A request failed for us, and was carried out all the same.
-        let pools = left.labels.contains_key(POOL_LABEL);
-        if pools && !held.contains(&left.id) && !known.names.contains(&left.name) {
+        if !held.contains(&left.id) && !known.names.contains(&left.name) {
             match engine.remove(&left.id).await {
                 Ok(()) => {
                     tracing::debug!(container = %left.id, state = ?left.state, "removed one that nobody knew");

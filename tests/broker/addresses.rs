@@ -110,6 +110,7 @@ fn an_outage_names_all_addresses() {
         }
         assert!(!log.contains("s3cret") && !checked.contains("s3cret"), "{log}\n{checked}");
         assert!(warnings.len() < 5, "once for each line, not for each attempt: {warnings:?}");
+        worker.until_full().await;
         assert!(worker.stop().await.success());
     });
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use prewarm::config::Identity;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -27,7 +29,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
+        let pem = pem("CERTIFICATE", params.self_signed(&key).unwrap().der());
         Authority { issuer: Issuer::new(params, key), pem }
     }
 
@@ -51,8 +53,14 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let identity =
             Identity { cert: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) };
-        fs::write(&identity.cert, certificate.pem()).unwrap();
-        fs::write(&identity.key, key.serialize_pem()).unwrap();
+        fs::write(&identity.cert, pem("CERTIFICATE", certificate.der())).unwrap();
+        fs::write(&identity.key, pem("PRIVATE KEY", &key.serialize_der())).unwrap();
         identity
     }
+}
+
+fn pem(what: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", lines.join("\n"))
 }

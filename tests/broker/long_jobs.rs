@@ -52,10 +52,12 @@ fn a_queue_that_was_declared_otherwise_is_taken_as_it_is() {
 }
 
 /// From 3.12 on by the queue's argument; from 4.3 on by the consumer's, whatever the queue says.
+/// Debian's unstable release may be in any state on any day, so its 4.3 is tried in the long form only.
 #[test]
-#[ignore = "makes newer RabbitMQs with debootstrap, which takes minutes the first time"]
 fn newer_brokers_wait_for_long_jobs() {
-    for (suite, theirs) in [("trixie", None), ("sid", Some(1000))] {
+    let long = std::env::var("PREWARM_TEST_CHAOS").is_ok_and(|form| form == "long");
+    let suites = [("trixie", None), ("sid", Some(1000))];
+    for (suite, theirs) in suites.into_iter().take(if long { 2 } else { 1 }) {
         let root = own_broker::root(suite);
         let mut server = OwnBroker::prepare(Some(&root), |dir| {
             // Otherwise it looks once a minute.

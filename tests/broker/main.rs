@@ -23,7 +23,10 @@ use prewarm::broker::{Broker, BrokerError, Message, Properties, Routed, Settle, 
 use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use prewarm::contract::topology::RETRY_DELAYS;
-use setup::{DEADLINE, Needs, Setup, close, confirmed, message, next, probe, run, send, until_connected};
+use setup::{
+    DEADLINE, Needs, Setup, close, confirmed, message, next, probe, run, send, until_connected,
+    until_disconnected,
+};
 use tokio::time::timeout;
 
 #[test]
@@ -71,7 +74,8 @@ fn a_dropped_delivery_goes_back_at_once() {
         drop(delivery);
         let delivery = next(&mut second).await;
         assert!(delivery.redelivered);
-        assert_eq!(delivery.properties.delivery_count, 1);
+        let counted = if setup.counts_what_is_handed_back().await { 1 } else { 0 };
+        assert_eq!(delivery.properties.delivery_count, counted);
         drop(delivery);
         assert_eq!(next(&mut second).await.properties.message_id.as_deref(), Some("job"));
         close(&broker).await;
@@ -235,12 +239,17 @@ fn a_retry_comes_back_to_its_pool_after_the_delay() {
 #[test]
 fn at_the_delivery_limit_a_message_is_dead_lettered() {
     run(Needs::OwnNames, async |setup: &Setup| {
-        let config = BrokerConfig { delivery_limit: 2, ..setup.config.clone() };
+        let (proxy, config) = setup.proxy().await;
+        let config = BrokerConfig { delivery_limit: 2, ..config };
         let broker = setup.broker_with(&config).await;
         setup.publish_job("poison").await;
         let mut consumer = broker.consumer(&setup.pool);
         for _ in 0..3 {
-            drop(next(&mut consumer).await);
+            let held = next(&mut consumer).await;
+            // As when it takes the worker along: what is only handed back doesn't count from RabbitMQ 4.3 on.
+            proxy.cut();
+            until_disconnected(&broker).await;
+            drop(held);
         }
         assert_eq!(setup.take(&setup.names.dead()).await, "poison");
         close(&broker).await;

@@ -155,6 +155,13 @@ impl Setup {
         (proxy, config)
     }
 
+    /// Whether this broker adds to the delivery count what a worker hands back: it did until 4.2.
+    pub async fn counts_what_is_handed_back(&self) -> bool {
+        let version = probe(&self.config, &self.pool).await.unwrap().server.unwrap().version;
+        let numbers: Vec<u32> = version.split('.').map_while(|number| number.parse().ok()).collect();
+        numbers < vec![4, 3]
+    }
+
     /// A durable classic queue, for replies.
     pub async fn reply_queue(&self, arguments: FieldTable) -> String {
         let name = format!("{}.replies-{}", self.config.prefix, self.extra.lock().unwrap().len());

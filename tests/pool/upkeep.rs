@@ -309,3 +309,17 @@ async fn a_pool_that_others_shut_out_takes_no_jobs_until_there_is_room() {
     job(&pools, &name()).await;
     close(&pools, &fake).await;
 }
+
+/// Filling the volume of init takes a container, which whoever made it removes.
+#[tokio::test(start_paused = true)]
+async fn what_is_being_prepared_when_the_pools_close_is_waited_for_but_not_for_ever() {
+    for (fate, took) in [(Fate::Slow, 4), (Fate::Never, 10)] {
+        let fake = Fake::new();
+        fake.script(Op::InstallInit, [fate]);
+        let pools = start(&fake, config(1, 1));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let begun = tokio::time::Instant::now();
+        close(&pools, &fake).await;
+        assert_eq!(begun.elapsed().as_secs(), took, "{fate:?}");
+    }
+}

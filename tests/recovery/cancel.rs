@@ -62,7 +62,7 @@ fn a_job_that_waits_for_a_container_is_cancelled_without_one() {
         let worker = worker.full().await;
         let first = site.broker.submit("box", Job::shell("sleep 60")).await;
         site.broker.started(&first).await;
-        worker.until_full().await;
+        worker.until_one(async |pool| pool["idle"] == 1 && pool["starting"] == 0).await;
         // The last container is used up, and no further one can be had.
         proxy.hold();
         site.broker.run("box", Job::shell("true")).await.succeeded();

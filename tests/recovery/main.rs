@@ -6,6 +6,7 @@ mod comes_back;
 #[path = "../broker/proxy.rs"]
 mod proxy;
 mod replies;
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 

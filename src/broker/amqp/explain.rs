@@ -3,6 +3,7 @@
 use std::io;
 
 use lapin::ErrorKind;
+use lapin::uri::AMQPScheme;
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
 use super::address::Address;
@@ -24,6 +25,9 @@ pub(super) fn explain(address: &Address, error: &lapin::Error) -> String {
             }
         }
         ErrorKind::IOError(error) => explain_io(address, error),
+        ErrorKind::ParsingError(_) => {
+            "what answers speaks no AMQP; is the port right, and is it with or without TLS as broker.url says?".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -44,10 +48,27 @@ fn explain_io(address: &Address, error: &io::Error) -> String {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
             format!(
                 "the connection was closed during the handshake; does the port speak AMQP, and with or without \
-             TLS as broker.url says? ({error})"
+                 TLS as broker.url says?{} ({error})",
+                who_we_are(address)
             )
         }
         _ => error.to_string(),
+    }
+}
+
+/// A broker that doesn't like a client's certificate, or the lack of one, says so and hangs up. What it said may be lost.
+fn who_we_are(address: &Address) -> String {
+    match (&address.uri().scheme, &address.tls().identity) {
+        (AMQPScheme::AMQP, _) => String::new(),
+        (AMQPScheme::AMQPS, None) => {
+            " If it demands a client certificate, set broker.tls.cert and broker.tls.key".to_owned()
+        }
+        (AMQPScheme::AMQPS, Some(identity)) => {
+            format!(
+                " Does it trust the issuer of the certificate in '{}' (broker.tls.cert)?",
+                identity.cert.display()
+            )
+        }
     }
 }
 

@@ -19,7 +19,7 @@ pub(in crate::pool) struct Managed {
     /// None while the engine may lack what the recipe needs.
     pub prepared: Option<Prepared>,
     /// The task that sees to that.
-    pub preparing: Option<AbortOnDropHandle<()>>,
+    pub preparing: Option<Preparing>,
     /// Whether this recipe's image has been pulled as its configuration says.
     pub pulled: bool,
     pub backoff: Backoff,
@@ -81,4 +81,11 @@ impl Managed {
         }
         self.complained |= matches!(sizing.reason, planner::Reason::Unreachable | planner::Reason::Max);
     }
+}
+
+/// What sees to it that the engine has what a pool's containers need.
+pub(in crate::pool) struct Preparing {
+    pub task: AbortOnDropHandle<()>,
+    /// When it begins.
+    pub at: Instant,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::command::{Command, Known};
-use super::managed::{Managed, bounds, limits};
+use super::managed::{Managed, Preparing, bounds, limits};
 use super::{Driver, Held, now};
 use crate::config::{PoolConfig, Pull};
 use crate::engine::EngineError;
@@ -57,7 +57,7 @@ impl Driver {
         let mut held = None;
         self.slots.failed(slot, || *held.insert(until()), now, &mut self.actions);
         pool.last_failure = Some(error);
-        if let Some(until) = held {
+        if let Some(until) = held.filter(|_| self.drained.is_none()) {
             // The image or the init volume may be what is missing.
             self.prepare(slot.pool, until.saturating_duration_since(now));
         }
@@ -82,7 +82,8 @@ impl Driver {
             tracing::debug!(pool = %recipe.pool, failed = outcome.is_err(), "prepared");
             let _ = commands.send(Command::Prepared { pool, recipe, outcome });
         };
-        managed.preparing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+        managed.preparing =
+            Some(Preparing { task: AbortOnDropHandle::new(tokio::spawn(task)), at: now() + after });
     }
 
     pub(super) fn prepared(
@@ -93,7 +94,11 @@ impl Driver {
         now: Instant,
     ) {
         let managed = &mut self.pools[pool.0];
-        if !Arc::ptr_eq(recipe, &managed.recipe) || self.drained.is_some() {
+        if self.drained.is_some() {
+            managed.preparing = None;
+            return;
+        }
+        if !Arc::ptr_eq(recipe, &managed.recipe) {
             return;
         }
         match outcome {
