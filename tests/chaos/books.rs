@@ -127,6 +127,11 @@ impl Books {
         }
     }
 
+    /// A reply came to where those go whose reply queue is gone or full, which none here is.
+    pub fn astray(&mut self, bytes: &[u8]) {
+        self.unexpected.push(format!("not sent to its reply queue: {}", String::from_utf8_lossy(bytes)));
+    }
+
     /// Takes a dead letter.
     pub fn dead(&mut self, id: &str, why: String) {
         match self.jobs.get_mut(id) {

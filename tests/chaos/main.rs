@@ -5,7 +5,8 @@
 //! message is left. One row for each is printed, past the test runner's capture, and all are in `target/chaos.md`.
 //!
 //! `PREWARM_TEST_CHAOS=long` takes hours rather than minutes; `PREWARM_TEST_CHAOS_SEED=7` has other random moments;
-//! `PREWARM_TEST_CHAOS_ONLY=1,7,13b` only some faults. Faults that share servers are one test, a lane.
+//! `PREWARM_TEST_CHAOS_ONLY=1,7,13b` only some faults; `PREWARM_TEST_CHAOS_LOGS=DIR` keeps there what the workers say in all
+//! detail. Faults that share servers are one test, a lane.
 
 mod books;
 mod faults;

@@ -18,6 +18,8 @@ use crate::publisher::connect;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     Replies,
+    /// Of jobs whose reply queue can't be used.
+    Results,
     DeadLetters,
 }
 
@@ -90,8 +92,11 @@ fn note(delivery: Delivery, holds: Holds, books: &Mutex<Books>) {
     let properties = &delivery.properties;
     let mut books = books.lock().unwrap();
     match holds {
-        Holds::Replies => {
+        Holds::Replies | Holds::Results => {
             let kind = properties.kind().as_ref().map(ToString::to_string).unwrap_or_default();
+            if holds == Holds::Results {
+                books.astray(&delivery.data);
+            }
             books.reply(&kind, delivery.data);
         }
         Holds::DeadLetters => {

@@ -1,5 +1,7 @@
 //! One fault's run: jobs keep coming while a fault is injected, and afterwards all is accounted for.
 
+mod ending;
+
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,19 +9,18 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::books::{Books, Expect, Tally};
+use crate::books::{Books, Expect};
 use crate::ground::Ground;
 use crate::publisher::{Job, Publisher, connect};
 use crate::reader::{Holds, Reader};
-use crate::report::Row;
-use crate::scale::Scale;
+use crate::scale::{self, Scale};
 use crate::support::worker::{Setup, Site, Worker};
 
 /// What all jobs but special ones run: `sh -c SCRIPT sh ID SECONDS CODE`. What it writes down is there whatever becomes of the
@@ -66,7 +67,7 @@ impl<'a> Run<'a> {
         declare(&ground.urls[0], &format!("{prefix}.replies"), "quorum").await;
         let queues = [
             (format!("{prefix}.replies"), Holds::Replies),
-            (format!("{prefix}.results"), Holds::Replies),
+            (format!("{prefix}.results"), Holds::Results),
             (format!("{prefix}.dead"), Holds::DeadLetters),
         ];
         let reader = Reader::start(&ground.urls, &queues, &books);
@@ -117,6 +118,9 @@ impl<'a> Run<'a> {
         let mut setup = self.site.worker().pool("box", &keys);
         if let Some(host) = &self.ground.engine_host {
             setup = setup.env("DOCKER_HOST", host);
+        }
+        if scale::logs().is_some() {
+            setup = setup.env("PREWARM_LOG", "debug");
         }
         self.env.borrow().iter().fold(setup, |setup, (name, value)| setup.env(name, value))
     }
@@ -262,122 +266,6 @@ impl<'a> Run<'a> {
             sleep(Duration::from_millis(50)).await;
         }
     }
-
-    // ---- The end ----------------------------------------------------------------------------------------
-
-    /// Waits until every confirmed job has come to something, and nothing is on its way any more; then stops the workers,
-    /// which must end well.
-    pub async fn settle(&self, workers: Vec<Worker>) {
-        let begun = Instant::now();
-        let mut probe = Probe::new(self);
-        while begun.elapsed() < SETTLING {
-            if self.books().open().is_empty() && probe.messages().await == Some(0) && idle(&workers).await {
-                break;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-        for worker in workers {
-            let name = worker.name.clone();
-            let status = worker.stop().await;
-            assert!(status.success(), "{}: {name} stopped with {status}", self.fault);
-        }
-    }
-
-    /// Closes the books, shows the row, and says what is wrong. `purged` jobs are not asked for.
-    pub async fn close(self) -> Tally {
-        // What workers left unacknowledged is back in the queues when their connections are closed.
-        sleep(Duration::from_millis(500)).await;
-        let messages_left = Probe::new(&self).messages_surely().await;
-        let containers_left = self.containers_left().await;
-        let marks = fs::read_to_string(self.marks.join("runs")).unwrap_or_default();
-        let tally = self.books().close(&marks);
-        if !tally.lost.is_empty() {
-            self.explain(&tally.lost, &marks).await;
-        }
-        let row = Row {
-            fault: self.fault.clone(),
-            broker: self.ground.broker.clone(),
-            tally: tally.clone(),
-            containers_left,
-            messages_left,
-            took: self.begun.elapsed(),
-        };
-        row.enter();
-        self.delete_queues().await;
-        let mut wrong = Vec::new();
-        for (what, ids) in [("lost", &tally.lost), ("unexpected", &tally.unexpected)] {
-            if !ids.is_empty() {
-                wrong.push(format!("{} {what}: {}", ids.len(), ids[..ids.len().min(5)].join("\n  ")));
-            }
-        }
-        if containers_left > 0 {
-            wrong.push(format!("{containers_left} containers are left"));
-        }
-        if messages_left > 0 {
-            wrong.push(format!("{messages_left} messages are left in the queues of jobs"));
-        }
-        assert!(wrong.is_empty(), "{}: {}", self.fault, wrong.join("\n"));
-        tally
-    }
-
-    /// What there is to be known of jobs that are lost.
-    async fn explain(&self, lost: &[String], marks: &str) {
-        for id in lost {
-            let of_id: Vec<&str> = marks.lines().filter(|line| line.split(' ').next() == Some(id)).collect();
-            println!("{}: lost {id}: {of_id:?}", self.fault);
-        }
-        let connection = connect(&self.ground.urls[0]).await.unwrap();
-        for queue in ["replies", "results", "dead"].map(|name| format!("{}.{name}", self.site.name)) {
-            let channel = connection.create_channel().await.unwrap();
-            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-            let asked = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await;
-            println!("{}: {queue}: {:?} messages", self.fault, asked.map(|queue| queue.message_count()));
-        }
-    }
-
-    /// Containers that are left after a sweep. What the engine carried out of a killed worker's requests when the next one
-    /// had swept already is the next sweep's, two minutes later or when a worker starts.
-    async fn containers_left(&self) -> usize {
-        let workers = self.workers.borrow().clone();
-        let left = self.ground.containers_left(&workers).await;
-        if left.is_empty() || left.iter().any(|container| container.state == "running") {
-            return left.len();
-        }
-        println!("{}: for the sweep: {left:?}", self.fault);
-        let sweeper = self.again(&workers[0]).await;
-        let begun = Instant::now();
-        let unswept;
-        loop {
-            let mut found = self.ground.containers_left(&workers).await;
-            found.retain(|container| container.state != "running");
-            if found.is_empty() || begun.elapsed() > Duration::from_secs(20) {
-                unswept = found.len();
-                for container in found {
-                    println!("{}: not swept: {}", self.fault, self.ground.refusal(&container));
-                }
-                break;
-            }
-        }
-        assert!(sweeper.stop().await.success());
-        self.ground.containers_left(&workers).await.len().max(unswept)
-    }
-
-    fn job_queues(&self) -> Vec<String> {
-        let retries = [1000, 10_000, 60_000, 300_000].map(|ms| format!("{}.retry.{ms}ms", self.site.name));
-        [format!("{}.jobs.box", self.site.name)].into_iter().chain(retries).collect()
-    }
-
-    /// What of the worker's queues the site doesn't know of: those at another broker than the shared one go with it.
-    async fn delete_queues(&self) {
-        let connection = connect(&self.ground.urls[0]).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        let others =
-            ["replies", "unread", "dead", "results"].map(|name| format!("{}.{name}", self.site.name));
-        for queue in self.job_queues().into_iter().chain(others) {
-            _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
-        }
-        _ = connection.close(200, "OK".into()).await;
-    }
 }
 
 /// Declares a durable queue of a publisher's.
@@ -397,63 +285,5 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     while !is_so().await {
         assert!(begun.elapsed() < SETTLING, "never: {what}");
         sleep(Duration::from_millis(20)).await;
-    }
-}
-
-async fn idle(workers: &[Worker]) -> bool {
-    for worker in workers {
-        if worker.status().await["jobs"].as_array().is_none_or(|jobs| !jobs.is_empty()) {
-            return false;
-        }
-    }
-    true
-}
-
-/// Counts messages that wait in the queues of jobs and retries.
-struct Probe<'a> {
-    run: &'a Run<'a>,
-    open: Option<(lapin::Connection, lapin::Channel)>,
-}
-
-impl<'a> Probe<'a> {
-    fn new(run: &'a Run<'a>) -> Probe<'a> {
-        Probe { run, open: None }
-    }
-
-    /// `None` while the broker can't say.
-    async fn messages(&mut self) -> Option<usize> {
-        let counted = tokio::time::timeout(Duration::from_secs(5), self.count()).await;
-        let counted = counted.ok().and_then(Result::ok);
-        if let (None, Some((connection, _))) = (counted, self.open.take_if(|_| counted.is_none())) {
-            tokio::spawn(async move { connection.close(200, "OK".into()).await });
-        }
-        counted
-    }
-
-    async fn messages_surely(&mut self) -> usize {
-        loop {
-            if let Some(messages) = self.messages().await {
-                return messages;
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-    }
-
-    async fn count(&mut self) -> lapin::Result<usize> {
-        let (_, channel) = match &mut self.open {
-            Some(open) => open,
-            none => {
-                let connection = connect(&self.run.ground.urls[0]).await?;
-                let channel = connection.create_channel().await?;
-                none.insert((connection, channel))
-            }
-        };
-        let mut messages = 0;
-        for queue in self.run.job_queues() {
-            let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-            let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
-            messages += declared.message_count() as usize;
-        }
-        Ok(messages)
     }
 }

@@ -1,5 +1,6 @@
 //! How much is done: a short form with every `cargo test`, a long one by `PREWARM_TEST_CHAOS=long`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug)]
@@ -55,4 +56,9 @@ pub fn scales() -> Vec<Scale> {
 pub fn wanted(fault: &str) -> bool {
     let number = fault.split_whitespace().next().unwrap_or_default();
     variable("PREWARM_TEST_CHAOS_ONLY").is_none_or(|only| only.split(',').any(|one| one.trim() == number))
+}
+
+/// Where to keep what workers log, in all detail.
+pub fn logs() -> Option<PathBuf> {
+    variable("PREWARM_TEST_CHAOS_LOGS").map(PathBuf::from)
 }

@@ -318,7 +318,9 @@ impl Broker {
 
     /// Deletes everything that workers with this prefix and these pools declare.
     pub async fn delete_all(&self, pools: impl IntoIterator<Item = &str>) {
-        let channel = self.connection.create_channel().await.unwrap();
+        // The test may have outlived its own connection.
+        let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
         let retries = [1000, 10_000, 60_000, 300_000].map(|ms| format!("{}.retry.{ms}ms", self.prefix));
         let mut queues = vec![self.dead(), self.results()];
         queues.extend(pools.into_iter().map(|pool| self.pool_queue(pool)));
@@ -330,6 +332,7 @@ impl Broker {
         for exchange in others.into_iter().chain(retries) {
             channel.exchange_delete(exchange.into(), ExchangeDeleteOptions::default()).await.unwrap();
         }
+        let _ = tokio::time::timeout(Duration::from_secs(5), connection.close(200, "OK".into())).await;
     }
 
     pub async fn close(self) {

@@ -109,6 +109,9 @@ pub async fn acknowledgement_timeout(run: Run<'_>, nodes: &Nodes) -> Tally {
     let worker = run.worker().await;
     let special = |n: usize| (n % 8 == 2).then(|| run.marked(8.0, 0));
     run.load(special, run.results(run.scale.jobs / 2)).await;
+    until("all have run", async || run.books().open().is_empty()).await;
+    let adopted = worker.metrics().await.get("prewarm_deliveries_adopted_total", &[("pool", "box")]);
+    assert!(adopted >= 1.0, "no acknowledgement was too late");
     run.settle(vec![worker]).await;
     set("consumer_timeout", "1800000").await;
     set("channel_tick_interval", "60000").await;
