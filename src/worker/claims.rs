@@ -123,7 +123,7 @@ pub(super) struct Incoming {
 /// What a delivery is.
 pub(super) enum Claimed {
     /// A job to be run.
-    Job(Claim, Incoming),
+    Job(Claim, Box<Incoming>),
     /// That of a job that is over.
     Over(Box<dyn Receipt>),
     /// That of a job in hand, which settles it now.
@@ -137,17 +137,19 @@ impl Claims {
         let message = self.identify(pool, &properties, &body);
         let named = properties.message_id.is_some();
         let noticed = Instant::now() + NOTICED_WITHIN;
-        while redelivered {
-            let known;
-            (receipt, known) = match self.match_up(message, named, &origin, receipt) {
-                Ok(claimed) => return claimed,
-                Err(not) => not,
-            };
-            // If that job's own delivery isn't lost by then, this is another message that is just like it.
-            if !known || Instant::now() >= noticed {
-                break;
+        if redelivered {
+            loop {
+                let known;
+                (receipt, known) = match self.match_up(message, named, &origin, receipt) {
+                    Ok(claimed) => return claimed,
+                    Err(not) => not,
+                };
+                // If that job's own delivery isn't lost by then, this is another message that is just like it.
+                if !known || Instant::now() >= noticed {
+                    break;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
         }
         let mut book = self.book();
         let id = book.next;
@@ -155,7 +157,7 @@ impl Claims {
         let state = State::Held { origin, receipt: Some(receipt), over: CancellationToken::new() };
         book.by_message.entry(message).or_default().push(Entry { id, state });
         let claim = Claim { claims: self.clone(), message, id };
-        Claimed::Job(claim, Incoming { body, properties, received })
+        Claimed::Job(claim, Box::new(Incoming { body, properties, received }))
     }
 
     fn identify(&self, pool: &PoolName, p: &Properties, body: &[u8]) -> Message {

@@ -91,7 +91,9 @@ impl Worker {
             // A worker that can't run this pool's jobs leaves them to others.
             if !*able.borrow_and_update() {
                 consumer.pause().await;
-                last.take().map(Unheard::settled);
+                if let Some(unheard) = last.take() {
+                    Unheard::settled(unheard);
+                }
                 tokio::select! {
                     () = shutdown.drain.cancelled() => break,
                     changed = able.wait_for(|able| *able) => if changed.is_err() { break },
@@ -129,7 +131,7 @@ impl Worker {
             let Ok(config) = self.pools.config(pool) else { break };
             let case = Case::new(self, pool, &config, &incoming);
             let span = tracing::info_span!("job", id = %case.id, pool = %pool, attempt = case.attempt);
-            last = case.handle(incoming, claim, &mut *publisher, shutdown).instrument(span).await;
+            last = case.handle(*incoming, claim, &mut *publisher, shutdown).instrument(span).await;
         }
         consumer.pause().await;
     }

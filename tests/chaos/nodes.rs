@@ -204,13 +204,6 @@ fn environment(dir: &Path, home: &Path, name: &str, port: u16, dist: u16, ports:
     )
 }
 
-/// Whether the root of RabbitMQ 4 has been made: that takes longer than the short form has.
-pub fn has_four() -> bool {
-    let cache = std::env::var("PREWARM_TEST_CACHE").map(PathBuf::from);
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    cache.unwrap_or_else(|_| target.to_owned()).join("rabbitmq-trixie").is_dir()
-}
-
 /// The root of RabbitMQ 4, made if there is none (a minute or two), and the script that runs what is in it.
 fn root_of_four() -> (String, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lib/rabbitmq4.sh");
