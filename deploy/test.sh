@@ -120,10 +120,13 @@ prepare() {
 
 run_tests() {
     prepare
+    (($#)) || check "RabbitMQ 4 beside it, with debootstrap (a minute or two; kept in target/)" rabbitmq_4
     present | sort >"$RUN_DIR/present-before"
     check "Tests: cargo test --locked $*" cargo_test "$@"
     check "Nothing is left behind by the tests" nothing_left_behind
 }
+
+rabbitmq_4() { deploy/lib/rabbitmq4.sh root >/dev/null; }
 
 # Ends with cargo test's own lines, and a total, which is what people and CI look for.
 summary() {

@@ -82,11 +82,6 @@ pub fn verdict(fault: &str, held: Result<(), &str>) {
     std::fs::write(target.join("chaos.md"), table(&rows)).unwrap();
 }
 
-/// A row that only says why there is none.
-pub fn note(fault: &str, why: &str) {
-    rows().push((fault.to_owned(), format!("| {fault} {}", "| ".repeat(13) + "| ") + why + " |"));
-}
-
 fn rows() -> MutexGuard<'static, Vec<(String, String)>> {
     ROWS.lock().unwrap_or_else(PoisonError::into_inner)
 }
