@@ -25,9 +25,10 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use faults::{broker, cluster, container, engine, size, worker};
+use futures_util::FutureExt;
 use ground::Ground;
 use nodes::{Nodes, Release};
-use run::Run;
+use run::{Run, ending};
 use support::docker::BUSYBOX;
 use support::own_engine::OwnEngine;
 use support::worker::Site;
@@ -48,7 +49,12 @@ impl Lane {
             let shown = if scale.long { format!("{name} (seed {})", scale.seed) } else { name.to_owned() };
             let run = || {
                 support::worker::run(async |site: &Site| {
-                    fault(Run::new(site, ground, &shown, scale).await).await;
+                    let run = Run::new(site, ground, &shown, scale).await;
+                    let held = AssertUnwindSafe(fault(run)).catch_unwind().await;
+                    ending::delete_queues(ground, &site.name).await;
+                    if let Err(panic) = held {
+                        std::panic::resume_unwind(panic);
+                    }
                 });
             };
             let held = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {

@@ -1,6 +1,6 @@
 //! One fault's run: jobs keep coming while a fault is injected, and afterwards all is accounted for.
 
-mod ending;
+pub mod ending;
 
 use std::cell::{Cell, RefCell};
 use std::fs;

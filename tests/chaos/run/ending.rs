@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::{Run, SETTLING};
 use crate::books::Tally;
+use crate::ground::Ground;
 use crate::publisher::connect;
 use crate::report::Row;
 use crate::scale;
@@ -53,7 +54,6 @@ impl Run<'_> {
             took: self.begun.elapsed(),
         };
         row.enter();
-        self.delete_queues().await;
         self.keep_logs();
         let mut wrong = Vec::new();
         for (what, ids) in [("lost", &tally.lost), ("unexpected", &tally.unexpected)] {
@@ -128,23 +128,22 @@ impl Run<'_> {
         assert!(sweeper.stop().await.success());
         self.ground.containers_left(&workers).await.len().max(unswept)
     }
+}
 
-    fn job_queues(&self) -> Vec<String> {
-        let retries = [1000, 10_000, 60_000, 300_000].map(|ms| format!("{}.retry.{ms}ms", self.site.name));
-        [format!("{}.jobs.box", self.site.name)].into_iter().chain(retries).collect()
+/// Deletes what a run has declared, however it has ended.
+pub async fn delete_queues(ground: &Ground<'_>, prefix: &str) {
+    let Ok(connection) = connect(&ground.urls[0]).await else { return };
+    let Ok(channel) = connection.create_channel().await else { return };
+    let others = ["replies", "unread", "dead", "results"].map(|name| format!("{prefix}.{name}"));
+    for queue in job_queues(prefix).into_iter().chain(others) {
+        _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
     }
+    _ = connection.close(200, "OK".into()).await;
+}
 
-    /// What of the worker's queues the site doesn't know of: those at another broker than the shared one go with it.
-    async fn delete_queues(&self) {
-        let connection = connect(&self.ground.urls[0]).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        let others =
-            ["replies", "unread", "dead", "results"].map(|name| format!("{}.{name}", self.site.name));
-        for queue in self.job_queues().into_iter().chain(others) {
-            _ = channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await;
-        }
-        _ = connection.close(200, "OK".into()).await;
-    }
+fn job_queues(prefix: &str) -> Vec<String> {
+    let retries = [1000, 10_000, 60_000, 300_000].map(|ms| format!("{prefix}.retry.{ms}ms"));
+    [format!("{prefix}.jobs.box")].into_iter().chain(retries).collect()
 }
 
 async fn idle(workers: &[Worker]) -> bool {
@@ -196,7 +195,7 @@ impl<'a> Probe<'a> {
             }
         };
         let mut messages = 0;
-        for queue in self.run.job_queues() {
+        for queue in job_queues(&self.run.site.name) {
             let passive = QueueDeclareOptions { passive: true, ..Default::default() };
             let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await?;
             messages += declared.message_count() as usize;
