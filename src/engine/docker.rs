@@ -30,6 +30,8 @@ use crate::config::{EngineConfig, Pull};
 use crate::init;
 use crate::metrics::{BUCKETS, Metrics};
 
+/// How often a removal is asked for that somebody else was at, and did not end.
+const REMOVALS: usize = 3;
 /// Label of the volume that holds init, and of the container that fills it.
 const INIT_LABEL: &str = "prewarm.init";
 /// How long another worker's filling of the init volume is waited for before its container is taken
@@ -288,22 +290,30 @@ impl Engine for Docker {
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
         let subject = id.to_string();
-        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
-        let removal = self.client.remove_container(id.as_str(), Some(options));
-        match self.ask(Op::Remove, &subject, self.timeout, removal).await {
-            // AutoRemove may have been faster, or be at it.
-            Err(EngineError { fault: Fault::NotFound(_), .. }) => Ok(()),
-            Err(EngineError { fault: Fault::Refused(m), .. }) if m.contains("already in progress") => {
-                let options = WaitContainerOptionsBuilder::default().condition("removed").build();
-                let wait =
-                    self.client.wait_container(id.as_str(), Some(options)).try_for_each(|_| async { Ok(()) });
-                match self.ask(Op::Remove, &subject, self.timeout, tolerate_exit_codes(wait)).await {
-                    Err(EngineError { fault: Fault::NotFound(_), .. }) => Ok(()),
-                    other => other,
+        let mut in_progress = None;
+        for _ in 0..REMOVALS {
+            let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+            let removal = self.client.remove_container(id.as_str(), Some(options));
+            match self.ask(Op::Remove, &subject, self.timeout, removal).await {
+                // AutoRemove may have been faster, or be at it.
+                Err(EngineError { fault: Fault::NotFound(_), .. }) => return Ok(()),
+                Err(EngineError { op, subject, fault: Fault::Refused(m) })
+                    if m.contains("already in progress") =>
+                {
+                    in_progress = Some(EngineError { op, subject, fault: Fault::Refused(m) });
                 }
+                other => return other,
             }
-            other => other,
+            // The end of a removal, whether it succeeded or not: that is seen by asking again.
+            let options = WaitContainerOptionsBuilder::default().condition("removed").build();
+            let wait =
+                self.client.wait_container(id.as_str(), Some(options)).try_for_each(|_| async { Ok(()) });
+            match self.ask(Op::Remove, &subject, self.timeout, tolerate_exit_codes(wait)).await {
+                Err(EngineError { fault: Fault::NotFound(_), .. }) => return Ok(()),
+                other => other?,
+            }
         }
+        in_progress.map_or(Ok(()), Err)
     }
 
     async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<Listed>, EngineError> {

@@ -3,8 +3,8 @@
 //! ```text
 //!  send ──► window (≤ 64 messages, ≤ 1 MiB) ──first poll──► in flight ──ack──► gone
 //!    │         ▲                                              │
-//!    │         ├──── refused (basic.nack), after a delay ─────┤
-//!    │         └──── channel or link lost, or overdue: all ───┤   in order, on a new channel
+//!    │         └── refused (basic.nack), channel or link ─────┤
+//!    │             lost, or overdue: all, after a delay        │   in order, on a new channel
 //!    └─ no room for `reply_patience` ──► dropped, counted ◄───┘   refused for as long
 //! ```
 //!
@@ -208,10 +208,11 @@ impl AmqpPublisher {
     /// affair, and must not hold up its job for good.
     fn refused(&mut self) {
         if self.refused_since.get_or_insert_with(Instant::now).elapsed() < self.shared.patience {
-            tracing::debug!("the broker refused a message (basic.nack); trying again");
-            if let Some(first) = self.window.front_mut() {
-                first.flight = None;
-            }
+            // With the others behind it, so that they stay in order; and on another channel, since RabbitMQ's go on refusing for
+            // half a minute when they were opened just after a quorum queue lost its leader (seen with 3.10).
+            let since = self.refused_since;
+            self.start_over("the broker refused a message (basic.nack)");
+            self.refused_since = since;
             self.resume_at = Some(Instant::now() + self.refusals.next());
             return;
         }
