@@ -125,7 +125,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             }
         }
         sweeper.abort();
-        let cleared = tokio::time::timeout(REMOVAL_PATIENCE, pools.close()).await.is_ok();
+        let cleared =
+            tokio::time::timeout(REMOVAL_PATIENCE, pools.close()).await.is_ok_and(|cleared| cleared);
         if !cleared {
             tracing::warn!("not all containers could be removed in time; they end by themselves");
         }

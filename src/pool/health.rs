@@ -16,6 +16,8 @@ use crate::retry::Backoff;
 
 /// How often all is compared, though no event said that there is reason to.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// How often what is left is looked for at the end, until nothing is.
+const CLEARINGS: u32 = 6;
 /// Most time between two attempts to hear of an engine that is away: it costs one connection.
 const LISTEN_EVERY: Duration = Duration::from_secs(2);
 /// Least time between two attempts to listen to one that answers, and ends or refuses the stream.
@@ -96,12 +98,18 @@ async fn compare(pools: &Pools) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Removes all that is left of this worker, when its pools are closed.
-pub(super) async fn clear(pools: &Pools) {
-    match list(pools).await {
-        Ok(listed) => remove_unknown(&*pools.engine, listed.iter(), &Known::default()).await,
-        Err(error) => tracing::debug!("not looked for leftovers: {error}"),
+/// Removes all that is left of this worker, when its pools are closed. Whether that is known to have worked.
+pub(super) async fn clear(pools: &Pools) -> bool {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    for _ in 0..CLEARINGS {
+        match list(pools).await {
+            Ok(listed) if listed.is_empty() => return true,
+            Ok(listed) => remove_unknown(&*pools.engine, listed.iter(), &Known::default()).await,
+            Err(error) => tracing::debug!("not looked for leftovers: {error}"),
+        }
+        tokio::time::sleep(backoff.next()).await;
     }
+    false
 }
 
 async fn remove_unknown(engine: &dyn Engine, listed: impl Iterator<Item = &Listed>, known: &Known) {

@@ -291,13 +291,14 @@ impl Pools {
     }
 
     /// Retires all containers: idle ones at once, leased ones when they are released. Returns when
-    /// every one is gone; the caller bounds the time.
-    pub async fn close(&self) {
+    /// every one is gone; the caller bounds the time. False if one may be left that only a sweep can find.
+    pub async fn close(&self) -> bool {
         let (reply, closed) = oneshot::channel();
         let _ = self.commands.send(Command::Drain(reply));
-        // Most often there is nothing to look for.
-        if let Ok(Leftovers::Possible) = closed.await {
-            health::clear(self).await;
+        match closed.await {
+            Ok(Leftovers::Possible) => health::clear(self).await,
+            // Most often there is nothing to look for.
+            Ok(Leftovers::None) | Err(_) => true,
         }
     }
 
