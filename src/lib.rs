@@ -51,6 +51,7 @@ pub mod redact;
 pub mod replies;
 pub mod retry;
 pub mod running;
+pub mod seccomp;
 pub mod service;
 pub mod telemetry;
 pub mod worker;

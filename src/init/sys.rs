@@ -4,6 +4,8 @@
 //! an idle container costs. What this file exports is safe to call: file descriptors are owned, mappings
 //! are slices, and pointers that the kernel merely reads can make it answer EFAULT but not break us.
 
+pub mod isolate;
+
 use core::arch::{asm, global_asm};
 use core::ffi::CStr;
 use core::ops::{Deref, DerefMut};
@@ -46,7 +48,9 @@ extern "C" fn entry(stack: *const usize) -> ! {
     // SAFETY: the kernel laid the stack out like this (fs/binfmt_elf.c, create_elf_tables) and nobody
     // writes to it.
     let environment = Environment(unsafe { stack.add(*stack + 2).cast() });
-    crate::main(environment)
+    // SAFETY: as above.
+    let arguments = Environment(unsafe { stack.add(1).cast() });
+    crate::main(arguments, environment)
 }
 
 #[panic_handler]
@@ -77,7 +81,7 @@ pub fn complain(words: &[u8]) {
     let _ = write(&stderr, words);
 }
 
-/// The environment that init itself was given; it stays where the kernel put it.
+/// The environment, or the arguments, that init itself was given; they stay where the kernel put them.
 #[derive(Clone, Copy)]
 pub struct Environment(*const *const core::ffi::c_char);
 
@@ -108,7 +112,9 @@ pub struct Errno(pub i32);
 
 impl Errno {
     pub const NOENT: Errno = Errno(2);
+    pub const SRCH: Errno = Errno(3);
     pub const INTR: Errno = Errno(4);
+    pub const TOO_BIG: Errno = Errno(7);
     pub const NOEXEC: Errno = Errno(8);
     pub const AGAIN: Errno = Errno(11);
     pub const ACCES: Errno = Errno(13);
@@ -128,12 +134,15 @@ numbers! {
     MUNMAP 11 215        RT_SIGACTION 13 134  RT_SIGPROCMASK 14 135
     IOCTL 16 29          PREAD64 17 67        GETPID 39 172        CLONE 56 220
     EXECVE 59 221        WAIT4 61 260         KILL 62 129          FCNTL 72 25
-    CHDIR 80 49          UMASK 95 166         GETUID 102 174       SETSID 112 157
-    CAPGET 125 90
-    PRCTL 157 167        CLOCK_GETTIME 228 113
-    EXIT_GROUP 231 94    OPENAT 257 56        NEWFSTATAT 262 79    FACCESSAT 269 48
-    PPOLL 271 73         SIGNALFD4 289 74     DUP3 292 24          PIPE2 293 59
-    CLOSE_RANGE 436 436
+    GETCWD 79 17         CHDIR 80 49          FCHMOD 91 52         FCHOWN 93 55
+    UMASK 95 166        
+GETUID 102 174       SETSID 112 157       SETGROUPS 116 159    SETRESUID 117 147
+    SETRESGID 119 149    CAPGET 125 90        CAPSET 126 91        PIVOT_ROOT 155 41
+    PRCTL 157 167        MOUNT 165 40         UMOUNT2 166 39       CLOCK_GETTIME 228 113
+    EXIT_GROUP 231 94    OPENAT 257 56        MKDIRAT 258 34       MKNODAT 259 33
+    FCHOWNAT 260 54      NEWFSTATAT 262 79    UNLINKAT 263 35      SYMLINKAT 266 36
+    FACCESSAT 269 48     PPOLL 271 73         UTIMENSAT 280 88     SIGNALFD4 289 74
+    DUP3 292 24          PIPE2 293 59         SECCOMP 317 277      CLOSE_RANGE 436 436
 }
 
 /// Makes system call `n`. Arguments past the call's own are ignored by the kernel.
@@ -285,13 +294,108 @@ pub fn close_the_rest_on_exec() {
 
 /// The type and permission bits of the file at `path`, symbolic links followed.
 pub fn mode(path: &CStr) -> Result<u32> {
-    // struct stat is 144 bytes on x86_64 and 128 on aarch64; st_mode is where the comment in the kernel's
-    // asm/stat.h and asm-generic/stat.h puts it.
-    const ST_MODE: usize = if cfg!(target_arch = "x86_64") { 24 } else { 16 };
-    let mut stat = [0_u32; 64];
+    Ok(attributes(path)?.mode)
+}
+
+/// What a file is like, but for its content.
+#[derive(Clone, Copy)]
+pub struct Attributes {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// When it was last changed: seconds and nanoseconds.
+    modified: [u64; 2],
+}
+
+/// Of the file at `path`, symbolic links followed.
+pub fn attributes(path: &CStr) -> Result<Attributes> {
+    // struct stat is 144 bytes on x86_64 and 128 on aarch64. In asm/stat.h st_mode comes after st_nlink, in
+    // asm-generic/stat.h before it; both have st_mtime at 88.
+    const MODE: usize = if cfg!(target_arch = "x86_64") { 24 } else { 16 };
+    const OWNER: usize = if cfg!(target_arch = "x86_64") { 28 } else { 24 };
+    const MODIFIED: usize = 88;
+    let mut stat = [0_u64; 32];
     // SAFETY: the kernel writes a struct stat, which is smaller.
     unsafe { call(NEWFSTATAT, [AT_FDCWD, path.as_ptr() as usize, stat.as_mut_ptr() as usize, 0]) }?;
-    Ok(stat[ST_MODE / 4])
+    let word = |at: usize| (stat[at / 8] >> (at % 8 * 8)) as u32;
+    Ok(Attributes {
+        mode: word(MODE),
+        uid: word(OWNER),
+        gid: word(OWNER + 4),
+        modified: [stat[MODIFIED / 8], stat[MODIFIED / 8 + 1]],
+    })
+}
+
+/// Gives the file at `path` this owner and this time of its last change.
+pub fn set_owner_and_time(path: &CStr, like: &Attributes) -> Result<()> {
+    let at = path.as_ptr() as usize;
+    if (like.uid, like.gid) != (0, 0) {
+        // SAFETY: the kernel only reads.
+        unsafe { call(FCHOWNAT, [AT_FDCWD, at, like.uid as usize, like.gid as usize, 0]) }?;
+    }
+    // Accessed, modified.
+    let times = [like.modified, like.modified];
+    // SAFETY: the kernel only reads two timespecs.
+    unsafe { call(UTIMENSAT, [AT_FDCWD, at, times.as_ptr() as usize, 0]) }.map(drop)
+}
+
+pub fn set_mode(fd: &Fd, mode: u32) -> Result<()> {
+    // SAFETY: no memory involved.
+    unsafe { call(FCHMOD, [fd.raw(), mode as usize]) }.map(drop)
+}
+
+/// Gives an open file another user; its group stays.
+pub fn give(fd: &Fd, uid: u32) -> Result<()> {
+    let same_group = u32::MAX as usize;
+    // SAFETY: no memory involved.
+    unsafe { call(FCHOWN, [fd.raw(), uid as usize, same_group]) }.map(drop)
+}
+
+/// The working directory's path, in `buffer`.
+pub fn working_directory(buffer: &mut [u8]) -> Result<&CStr> {
+    // SAFETY: the kernel writes at most as much as fits, a NUL included.
+    let n = unsafe { call(GETCWD, [buffer.as_mut_ptr() as usize, buffer.len()]) }?;
+    CStr::from_bytes_with_nul(&buffer[..n]).map_err(|_| Errno::NOENT)
+}
+
+/// Creates a file for writing, or empties it.
+pub fn create(path: &CStr) -> Result<Fd> {
+    const O_WRONLY_CREAT_TRUNC: usize = 0o1 | 0o100 | 0o1000;
+    open_as(path, O_WRONLY_CREAT_TRUNC)
+}
+
+pub fn make_directory(path: &CStr, mode: u32) -> Result<()> {
+    // SAFETY: the kernel only reads.
+    unsafe { call(MKDIRAT, [AT_FDCWD, path.as_ptr() as usize, mode as usize]) }.map(drop)
+}
+
+/// Makes a character device's node.
+pub fn make_device(path: &CStr, mode: u32, major: u32, minor: u32) -> Result<()> {
+    const S_IFCHR: u32 = 0o020_000;
+    // As the kernel packs them (include/linux/kdev_t.h, new_encode_dev); these numbers are all small.
+    let device = (major << 8 | minor) as usize;
+    // SAFETY: the kernel only reads.
+    unsafe { call(MKNODAT, [AT_FDCWD, path.as_ptr() as usize, (S_IFCHR | mode) as usize, device]) }.map(drop)
+}
+
+pub fn make_symlink(target: &CStr, path: &CStr) -> Result<()> {
+    // SAFETY: the kernel only reads.
+    unsafe { call(SYMLINKAT, [target.as_ptr() as usize, AT_FDCWD, path.as_ptr() as usize]) }.map(drop)
+}
+
+pub fn remove_directory(path: &CStr) -> Result<()> {
+    const AT_REMOVEDIR: usize = 0x200;
+    // SAFETY: the kernel only reads.
+    unsafe { call(UNLINKAT, [AT_FDCWD, path.as_ptr() as usize, AT_REMOVEDIR]) }.map(drop)
+}
+
+/// The number that the next descriptor would get: the lowest that is free.
+pub fn next_descriptor() -> Result<usize> {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    // SAFETY: no memory involved.
+    let n = unsafe { call(FCNTL, [0, F_DUPFD_CLOEXEC, 0]) }?;
+    drop(Fd(n as i32));
+    Ok(n)
 }
 
 /// Whether this process may execute the file at `path`.
@@ -309,6 +413,8 @@ pub fn chdir(path: &CStr) -> Result<()> {
 // ---- Poll -------------------------------------------------------------------------------------------
 
 pub const POLLIN: i16 = 1;
+/// What a table of mounts reports when it has changed since it was last asked (fs/proc_namespace.c, mounts_poll).
+pub const POLLPRI: i16 = 2;
 pub const POLLOUT: i16 = 4;
 
 /// One descriptor to wait for: `struct pollfd`.
@@ -466,6 +572,14 @@ pub fn kill(to: To, signal: i32) {
     let _ = unsafe { call(KILL, [to as usize, signal as usize]) };
 }
 
+/// Whether there is any process but this one, which is the first, in the PID namespace or in one below it.
+pub fn is_anybody_else_here() -> bool {
+    let everyone = -1_isize as usize;
+    // SAFETY: no memory involved; signal 0 is none.
+    let answer = unsafe { call(KILL, [everyone, 0]) };
+    answer != Err(Errno::SRCH)
+}
+
 /// Whether this process is the first of its PID namespace, whose end is the end of all others in it.
 pub fn is_first_process() -> bool {
     // SAFETY: no memory involved.
@@ -518,10 +632,15 @@ pub enum Fork {
 }
 
 pub fn fork() -> Result<Fork> {
+    clone(0)
+}
+
+/// Forks into namespaces `new`.
+pub(super) fn clone(new: usize) -> Result<Fork> {
     const SIGCHLD: usize = 17;
     // SAFETY: without CLONE_VM the child is a copy; there is one thread, so nothing is cut in the middle.
     // With all arguments zero it doesn't matter that the two architectures order them differently.
-    let pid = unsafe { call(CLONE, [SIGCHLD, 0, 0, 0, 0]) }?;
+    let pid = unsafe { call(CLONE, [new | SIGCHLD, 0, 0, 0, 0]) }?;
     Ok(if pid == 0 { Fork::Child } else { Fork::Parent(Pid(pid as i32)) })
 }
 
@@ -605,7 +724,7 @@ pub fn execve(path: &CStr, argv: &[Arg<'_>], envp: &[Arg<'_>]) -> Errno {
 
 // ---- Memory -----------------------------------------------------------------------------------------
 
-/// Anonymous private memory: zero, and costing nothing until it is written to.
+/// Anonymous memory: zero, and costing nothing until it is written to.
 pub struct Mapping {
     at: *mut u8,
     len: usize,
@@ -613,11 +732,22 @@ pub struct Mapping {
 
 impl Mapping {
     pub fn new(len: usize) -> Result<Mapping> {
+        const MAP_PRIVATE: usize = 0x02;
+        Mapping::of(len, MAP_PRIVATE)
+    }
+
+    /// Memory that a child which is forked from now on has in common with this process.
+    pub fn shared(len: usize) -> Result<Mapping> {
+        const MAP_SHARED: usize = 0x01;
+        Mapping::of(len, MAP_SHARED)
+    }
+
+    fn of(len: usize, sharing: usize) -> Result<Mapping> {
         const PROT_READ_WRITE: usize = 1 | 2;
-        const MAP_PRIVATE_ANONYMOUS: usize = 0x02 | 0x20;
+        const MAP_ANONYMOUS: usize = 0x20;
         let no_file = -1_isize as usize;
         // SAFETY: a new mapping, at an address of the kernel's choice. It refuses a length of 0.
-        let at = unsafe { call(MMAP, [0, len.max(1), PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, no_file, 0]) }?;
+        let at = unsafe { call(MMAP, [0, len.max(1), PROT_READ_WRITE, MAP_ANONYMOUS | sharing, no_file, 0]) }?;
         Ok(Mapping { at: at as *mut u8, len })
     }
 

@@ -7,7 +7,7 @@ mod reference;
 
 use std::time::{Duration, Instant};
 
-use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, SlotId, Slots, WaiterId};
+use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, Serves, SlotId, Slots, WaiterId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reference::{Checked, Life, Reference};
@@ -102,6 +102,7 @@ fn bounds() -> impl Strategy<Value = Bounds> {
         reserved: 0,
         memory,
         max_age,
+        serves: Serves::One,
     })
 }
 
@@ -190,7 +191,7 @@ impl Rig {
                 let mut worth: Vec<f64> = worth.iter().map(|w| f64::from(*w)).collect();
                 worth.sort_by(|a, b| b.total_cmp(a));
                 self.reference.set_target(pool, target, worth.clone());
-                self.act(|s, t, o| s.set_target(PoolIndex(pool), target, worth, t, o))
+                self.act(|s, t, o| s.set_target(PoolIndex(pool), target, 0, worth, t, o))
             }
             Op::Roll { pool } => {
                 let pool = self.pool(*pool);

@@ -27,13 +27,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use row::{Bench, Row};
+use row::{Bench, Isolation, Row};
 
 /// Rows at a time. More make the engine slower, not faster.
 const AT_A_TIME: usize = 3;
 
 #[test]
 fn a_job_is_what_docker_run_would_have_made_of_it() {
+    judge_all(Isolation::Container);
+}
+
+#[test]
+fn and_so_is_one_of_many_in_a_container() {
+    judge_all(Isolation::Namespace);
+}
+
+fn judge_all(isolation: Isolation) {
     let only = std::env::var("PREWARM_TEST_PARITY").unwrap_or_default();
     let directory = Directory::new();
     let (mounted, volume) = (directory.below("mounted"), docker::Volume::create());
@@ -47,9 +56,9 @@ fn a_job_is_what_docker_run_would_have_made_of_it() {
     ]
     .into_iter()
     .flatten()
-    .filter(|row| row.name().contains(&only))
+    .filter(|row| row.is_for(isolation) && row.name().contains(&only))
     .collect();
-    let bench = Bench::new(&directory.0);
+    let bench = Bench::new(&directory.0, isolation);
     let begun = Instant::now();
 
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -66,7 +75,7 @@ fn a_job_is_what_docker_run_would_have_made_of_it() {
             });
         }
     });
-    println!("{} rows in {:.0?}", rows.len(), begun.elapsed());
+    println!("{isolation:?}: {} rows in {:.0?}", rows.len(), begun.elapsed());
 
     let mut failures = failures.into_inner().unwrap();
     failures.extend(left_behind(bench));

@@ -1,4 +1,6 @@
 //! One row of the tables: what is run, by both, and what has to come of it.
+//!
+//! With isolation `namespace` a job is the first process, so there its counterpart is `docker run` without `--init`.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -27,6 +29,15 @@ pub struct Row {
     prints: Option<String>,
     masks: Vec<Mask>,
     differences: Vec<Difference>,
+    /// With this isolation alone, and why.
+    only: Option<(Isolation, &'static str)>,
+}
+
+/// How the pool isolates its jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    Container,
+    Namespace,
 }
 
 enum Source {
@@ -71,6 +82,7 @@ pub fn row(name: &'static str) -> Row {
         prints: None,
         masks: Vec::new(),
         differences: Vec::new(),
+        only: None,
     }
 }
 
@@ -191,6 +203,22 @@ impl Row {
         self
     }
 
+    /// Not with isolation `namespace`, for this reason.
+    pub fn in_container(mut self, why: &'static str) -> Row {
+        self.only = Some((Isolation::Container, why));
+        self
+    }
+
+    /// With isolation `namespace` alone, for this reason.
+    pub fn in_namespace(mut self, why: &'static str) -> Row {
+        self.only = Some((Isolation::Namespace, why));
+        self
+    }
+
+    pub fn is_for(&self, isolation: Isolation) -> bool {
+        self.only.is_none_or(|(only, _)| only == isolation)
+    }
+
     pub fn name(&self) -> &'static str {
         self.name
     }
@@ -200,14 +228,15 @@ impl Row {
 pub struct Bench<'a> {
     /// For configurations.
     pub directory: &'a Path,
+    pub isolation: Isolation,
     images: Mutex<HashMap<String, Arc<OnceLock<Image>>>>,
     /// Every stdout of prewarm's, in which ids of volumes may be.
     pub seen: Mutex<Vec<String>>,
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(directory: &'a Path) -> Bench<'a> {
-        Bench { directory, images: Mutex::default(), seen: Mutex::default() }
+    pub fn new(directory: &'a Path, isolation: Isolation) -> Bench<'a> {
+        Bench { directory, isolation, images: Mutex::default(), seen: Mutex::default() }
     }
 
     /// The name of the image, which is made for the first row that wants it.
@@ -226,7 +255,7 @@ impl<'a> Bench<'a> {
     /// Runs the row both ways; an error is what is wrong, for people.
     pub fn judge(&self, row: &Row) -> Result<(), String> {
         let image = self.image(&row.image);
-        let docker = docker::run(&mut docker_run(row, &image), row.stdin.as_deref(), PATIENCE);
+        let docker = docker::run(&mut self.docker_run(row, &image), row.stdin.as_deref(), PATIENCE);
         let ours = docker::run(&mut self.prewarm_run(row, &image), row.stdin.as_deref(), PATIENCE);
         self.seen.lock().unwrap().push(ours.stdout.to_string());
         compare(row, docker, ours)
@@ -237,6 +266,9 @@ impl<'a> Bench<'a> {
         let config = self.directory.join(format!("{worker}.toml"));
         let mut text =
             format!("[worker]\nname = \"{worker}\"\n\n[pool.p]\nimage = \"{image}\"\npull = \"never\"\n");
+        if self.isolation == Isolation::Namespace {
+            text += "isolation = \"namespace\"\n";
+        }
         for line in &row.pool {
             writeln!(text, "{line}").unwrap();
         }
@@ -251,22 +283,25 @@ impl<'a> Bench<'a> {
         command.envs(row.outer.iter().map(|(name, value)| (name, value)));
         command
     }
+
+    fn docker_run(&self, row: &Row, image: &str) -> Command {
+        // Without a log driver, since prewarm's containers have none and the daemon shall not keep 100 MiB.
+        let mut command = docker::docker(["run", "--rm", "--log-driver", "none", "--label", &label()]);
+        if self.isolation == Isolation::Container {
+            command.arg("--init");
+        }
+        command.args(&row.docker);
+        command.args(row.env.iter().flat_map(|entry| ["-e", entry]));
+        command.args(row.stdin.iter().map(|_| "-i"));
+        command.arg(image).args(&row.args);
+        command.envs(row.outer.iter().map(|(name, value)| (name, value)));
+        command
+    }
 }
 
 /// The label of our `docker run` containers.
 pub fn label() -> String {
     format!("prewarm-test.parity={}", docker::prefix())
-}
-
-fn docker_run(row: &Row, image: &str) -> Command {
-    // Without a log driver, since prewarm's containers have none and the daemon shall not keep 100 MiB.
-    let mut command = docker::docker(["run", "--rm", "--init", "--log-driver", "none", "--label", &label()]);
-    command.args(&row.docker);
-    command.args(row.env.iter().flat_map(|entry| ["-e", entry]));
-    command.args(row.stdin.iter().map(|_| "-i"));
-    command.arg(image).args(&row.args);
-    command.envs(row.outer.iter().map(|(name, value)| (name, value)));
-    command
 }
 
 fn compare(row: &Row, docker: Done, ours: Done) -> Result<(), String> {

@@ -268,8 +268,13 @@ async fn answer<T>(fate: Fate, op: Op, value: T) -> Result<T, EngineError> {
 impl Engine for Fake {
     async fn info(&self) -> Result<EngineInfo, EngineError> {
         let fate = self.fate(Op::Info).await?;
-        let info =
-            EngineInfo { version: "fake".into(), architecture: "x86_64".into(), cpus: 2, memory: 1 << 30 };
+        let info = EngineInfo {
+            version: "fake".into(),
+            architecture: "x86_64".into(),
+            cpus: 2,
+            memory: 1 << 30,
+            apparmor: false,
+        };
         answer(fate, Op::Info, info).await
     }
 
