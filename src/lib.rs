@@ -24,7 +24,8 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
+//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
+//! [`contract`], and [`seccomp`], which says what the kernel lets a job call when a container serves many.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -51,6 +52,7 @@ pub mod redact;
 pub mod replies;
 pub mod retry;
 pub mod running;
+pub mod seccomp;
 pub mod service;
 pub mod telemetry;
 pub mod worker;
