@@ -24,7 +24,8 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
+//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
+//! [`contract`], and [`seccomp`], which says what the kernel lets a job call when a container serves many.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]

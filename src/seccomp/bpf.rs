@@ -1,7 +1,8 @@
 //! Classic BPF for seccomp: of each ABI, a binary search over intervals of numbers.
 //!
 //! When a filter is installed the kernel runs it for every number of both ABIs, to learn which it always allows
-//! (`seccomp_cache_prepare`): what is cheap to run is cheap to install. See [`job_filter`](super::job_filter) for figures.
+//! (`seccomp_cache_prepare`), and compiles it: what is short and cheap to run is cheap to install. It looks through loads
+//! of number and architecture, comparisons and jumps alone; anything else in the way of a call takes it out of the cache.
 //!
 //! Jumps only go forward, so a program is built from its end: whatever an instruction leads to is there already.
 

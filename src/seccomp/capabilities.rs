@@ -1,51 +1,5 @@
 //! Sets of the kernel's capabilities.
 
-/// The kernel's capabilities, each at the index that is its number (`linux/capability.h`, complete since 5.9), without
-/// `CAP_`.
-pub const NAMES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// What a container has that asks for nothing else (moby `oci/caps/defaults.go`).
 const DOCKERS_DEFAULT: [&str; 14] = [
     "AUDIT_WRITE",
@@ -72,14 +26,58 @@ const EVERY: &str = "ALL";
 pub struct Capabilities(u64);
 
 impl Capabilities {
+    /// Every capability's name without `CAP_`, at the index that is its number (`linux/capability.h`, complete since 5.9).
+    pub const NAMES: [&'static str; 41] = [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "DAC_READ_SEARCH",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "SETGID",
+        "SETUID",
+        "SETPCAP",
+        "LINUX_IMMUTABLE",
+        "NET_BIND_SERVICE",
+        "NET_BROADCAST",
+        "NET_ADMIN",
+        "NET_RAW",
+        "IPC_LOCK",
+        "IPC_OWNER",
+        "SYS_MODULE",
+        "SYS_RAWIO",
+        "SYS_CHROOT",
+        "SYS_PTRACE",
+        "SYS_PACCT",
+        "SYS_ADMIN",
+        "SYS_BOOT",
+        "SYS_NICE",
+        "SYS_RESOURCE",
+        "SYS_TIME",
+        "SYS_TTY_CONFIG",
+        "MKNOD",
+        "LEASE",
+        "AUDIT_WRITE",
+        "AUDIT_CONTROL",
+        "SETFCAP",
+        "MAC_OVERRIDE",
+        "MAC_ADMIN",
+        "SYSLOG",
+        "WAKE_ALARM",
+        "BLOCK_SUSPEND",
+        "AUDIT_READ",
+        "PERFMON",
+        "BPF",
+        "CHECKPOINT_RESTORE",
+    ];
     /// No capability at all.
     pub const NONE: Self = Self(0);
     /// Every capability of the kernel's.
-    pub const ALL: Self = Self((1 << NAMES.len()) - 1);
+    pub const ALL: Self = Self((1 << Self::NAMES.len()) - 1);
 
     /// The one with this name: in upper case, without `CAP_`.
     pub fn named(name: &str) -> Option<Self> {
-        NAMES.iter().position(|n| *n == name).map(|number| Self(1 << number))
+        Self::NAMES.iter().position(|n| *n == name).map(|number| Self(1 << number))
     }
 
     /// What a container is given without any `cap_add` or `cap_drop`.
@@ -89,7 +87,8 @@ impl Capabilities {
 
     /// What a container is given with these lists of names, each without `CAP_` or `ALL` (moby
     /// `oci/caps/utils.go`, `TweakCapabilities`): what is added wins over what is dropped, except that `ALL` is added
-    /// without what is dropped by name. Names that are no capability's count for nothing; the configuration refused them.
+    /// without what is dropped by name. Names that are no capability's count for nothing: the configuration refuses
+    /// them.
     ///
     /// With `ALL` engines differ in what they give: 20.10 stops at AUDIT_READ, and none gives what it lacks itself.
     pub fn of<S: AsRef<str>>(cap_add: &[S], cap_drop: &[S]) -> Self {
@@ -111,7 +110,7 @@ impl Capabilities {
 
     /// The names, in the order of their numbers.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
-        NAMES
+        Self::NAMES
             .into_iter()
             .enumerate()
             .filter(move |(number, _)| self.0 & (1 << number) != 0)
@@ -167,9 +166,9 @@ mod tests {
         assert_eq!(of(&[], &[]), default);
         assert_eq!(of(&[], &["ALL"]), [""; 0]);
         assert_eq!(of(&["CHOWN", "SYS_TIME"], &["ALL"]), ["CHOWN", "SYS_TIME"]);
-        assert_eq!(of(&["ALL"], &[]), NAMES);
-        assert_eq!(of(&["ALL"], &["ALL"]), NAMES, "only names are taken from ALL");
-        assert_eq!(of(&["ALL"], &["CHOWN"]), NAMES[1..]);
+        assert_eq!(of(&["ALL"], &[]), Capabilities::NAMES);
+        assert_eq!(of(&["ALL"], &["ALL"]), Capabilities::NAMES, "only names are taken from ALL");
+        assert_eq!(of(&["ALL"], &["CHOWN"]), Capabilities::NAMES[1..]);
         assert_eq!(of(&["KILL"], &["KILL"]), default, "what is added wins");
         assert!(of(&["SYS_NICE"], &["KILL"]).contains(&"SYS_NICE"));
         assert!(!of(&["SYS_NICE"], &["KILL"]).contains(&"KILL"));

@@ -71,7 +71,7 @@ fn with(names: &[&str]) -> Capabilities {
 }
 
 fn sets() -> Vec<Capabilities> {
-    let single = super::NAMES.into_iter().map(|name| with(&[name]));
+    let single = Capabilities::NAMES.into_iter().map(|name| with(&[name]));
     single.chain([Capabilities::NONE, Capabilities::ALL, with(&["SYS_PTRACE", "SYS_TIME", "BPF"])]).collect()
 }
 
@@ -203,7 +203,7 @@ fn filters_allow_what_dockers_own_did() {
     for (abi, name) in [(Abi::X86_64, "x86_64"), (Abi::I386, "i386")] {
         let without = &recorded("none", name) - &io_uring;
         assert!(without.len() > 250);
-        for capability in super::NAMES {
+        for capability in Capabilities::NAMES {
             let caps = Capabilities::of(&[capability], &["ALL"]);
             // 20.10 can't give these two.
             let newer: &[u32] = match (capability, abi) {
