@@ -170,14 +170,15 @@ impl Pool {
     pub fn calling(&self, now: Instant) -> usize {
         match self.bounds.serves {
             Serves::One => self.waiters.len(),
-            Serves::Many => self.waiters.iter().take_while(|w| w.is_calling(now)).count(),
+            Serves::Many => self.waiters.iter().filter(|w| w.is_calling(now)).count(),
         }
     }
 
     /// When the next waiter will have waited for so long.
     pub fn next_call(&self, now: Instant) -> Option<Instant> {
-        let waiting = || self.waiters.iter().find(|w| !w.is_calling(now)).map(|w| w.since + PATIENCE);
-        if self.bounds.serves == Serves::Many { waiting() } else { None }
+        let patient = self.waiters.iter().filter(|w| !w.is_calling(now));
+        let next = patient.map(|w| w.since + PATIENCE).min();
+        next.filter(|_| self.bounds.serves == Serves::Many)
     }
 
     /// Who waits longest.
