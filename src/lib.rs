@@ -11,7 +11,8 @@
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
 //! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
-//! 6. EXITED releases the container. The pool retires it, and has already begun to replace it.
+//! 6. EXITED releases the container. The pool retires it, and has already begun to replace it; or it serves again, where init
+//!    gives each job a world of its own (`init/sandbox.rs`), under a filter that [`seccomp`] makes.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
 //! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost. If its channel was lost
 //!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice.
