@@ -32,8 +32,7 @@ const HIDDEN: &CStr = c"/.prewarm/root/.prewarm";
 const JOB: &CStr = c"/.prewarm/job";
 const UPPER: &CStr = c"/.prewarm/job/upper";
 const GROUND: &CStr = c"lowerdir=/,upperdir=/.prewarm/base,workdir=/.prewarm/work";
-const LAYERS: &CStr =
-    c"lowerdir=/.prewarm/base:/,upperdir=/.prewarm/job/upper,workdir=/.prewarm/job/work";
+const LAYERS: &CStr = c"lowerdir=/.prewarm/base:/,upperdir=/.prewarm/job/upper,workdir=/.prewarm/job/work";
 const LAYERS_READ_ONLY: &CStr = c"lowerdir=/.prewarm/base:/";
 
 /// The devices that Docker gives every container: name, major, minor.
@@ -121,7 +120,18 @@ impl Sandbox {
         let mounts = mounts::open().map_err(&ground)?;
         let descriptors = sys::next_descriptor().map_err(&ground)?;
         let capabilities = head.capabilities;
-        Ok(Sandbox { table, user, capabilities, profile, program, directory, scratch, root, mounts, descriptors })
+        Ok(Sandbox {
+            table,
+            user,
+            capabilities,
+            profile,
+            program,
+            directory,
+            scratch,
+            root,
+            mounts,
+            descriptors,
+        })
     }
 
     /// Whether everything is as it was before the last job.
@@ -141,9 +151,7 @@ impl Sandbox {
         let (ours, ends) = pipes()?;
         let (go, go_end) = sys::pipe().map_err(at(Step::Pipe))?;
         match isolate::fork_isolated().map_err(at(Step::Namespaces))? {
-            Fork::Parent(pid) => {
-                Ok((Staged { pid, pipes: ours, go: go_end, state: Stage::Making }, start))
-            }
+            Fork::Parent(pid) => Ok((Staged { pid, pipes: ours, go: go_end, state: Stage::Making }, start)),
             Fork::Child => {
                 // Or it would wait for itself.
                 drop((ours, go_end));

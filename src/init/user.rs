@@ -31,7 +31,8 @@ pub fn find(name: &[u8]) -> Result<User, Failed> {
         None => (name, &b""[..]),
     };
     let passwd = Text::of(c"/etc/passwd").map_err(failed)?;
-    let line = lines(passwd.bytes()).find(|line| field(line, 0) == Some(user) || is_number(field(line, 2), user));
+    let line =
+        lines(passwd.bytes()).find(|line| field(line, 0) == Some(user) || is_number(field(line, 2), user));
     let (uid, mut gid) = match line {
         Some(line) => (field(line, 2).map_or(0, number), field(line, 3).map_or(0, number)),
         None if user.is_empty() => (0, 0),
@@ -56,7 +57,8 @@ pub fn find(name: &[u8]) -> Result<User, Failed> {
     if group.is_empty()
         && let Some(name) = line.and_then(|line| field(line, 0))
     {
-        let member = |line: &&[u8]| field(line, 3).is_some_and(|m| m.split(|b| *b == b',').any(|m| m == name));
+        let member =
+            |line: &&[u8]| field(line, 3).is_some_and(|m| m.split(|b| *b == b',').any(|m| m == name));
         for line in lines(text).filter(member) {
             groups.push(field(line, 2).map_or(0, number) as u32);
         }
