@@ -117,7 +117,19 @@ impl State {
 pub(super) struct Incoming {
     pub(super) body: Bytes,
     pub(super) properties: Properties,
+    pub(super) redelivered: bool,
     pub(super) received: std::time::Instant,
+}
+
+impl Incoming {
+    /// How often the message was given out before. A queue that doesn't count (a classic one, declared by somebody else) must
+    /// not have it go round for ever.
+    pub(super) fn given_out(&self) -> u32 {
+        match self.properties.delivery_count {
+            0 if self.redelivered => u32::MAX,
+            count => count,
+        }
+    }
 }
 
 /// What a delivery is.
@@ -157,7 +169,7 @@ impl Claims {
         let state = State::Held { origin, receipt: Some(receipt), over: CancellationToken::new() };
         book.by_message.entry(message).or_default().push(Entry { id, state });
         let claim = Claim { claims: self.clone(), message, id };
-        Claimed::Job(claim, Box::new(Incoming { body, properties, received }))
+        Claimed::Job(claim, Box::new(Incoming { body, properties, redelivered, received }))
     }
 
     fn identify(&self, pool: &PoolName, p: &Properties, body: &[u8]) -> Message {
@@ -262,7 +274,7 @@ impl Claim {
         }
         match (how, &settled) {
             // Whoever gets it runs it.
-            (Settle::HandBack, _) => book.remove(message, id),
+            (Settle::HandBack | Settle::Again, _) => book.remove(message, id),
             (Settle::Ack, Err(_)) => book.set_stale(message, id),
             (Settle::Ack, Ok(())) => {
                 if let Some(state) = book.entry(message, id) {
@@ -374,7 +386,7 @@ mod tests {
             }
             match how {
                 Settle::Ack => self.0.acks.fetch_add(1, Ordering::SeqCst),
-                Settle::HandBack => self.0.returns.fetch_add(1, Ordering::SeqCst),
+                Settle::HandBack | Settle::Again => self.0.returns.fetch_add(1, Ordering::SeqCst),
             };
             Ok(())
         }

@@ -45,6 +45,8 @@ fn a_message_goes_round_with_all_its_properties() {
             priority: Some(3),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             attempts: 2,
+            troubles: 1,
+            failures: 1,
             delivery_count: 0,
             headers: vec![("x-one".into(), "1".into()), ("x-two".into(), "zwei".into())],
         };

@@ -23,6 +23,7 @@ use lapin::Channel;
 use lapin::message::Delivery as RawDelivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use uuid::Uuid;
 
@@ -263,6 +264,10 @@ impl Receipt for AmqpReceipt {
                 link.ask("acknowledging", channel.basic_ack(tag, BasicAckOptions::default())).await
             }
             Settle::HandBack => link.ask("handing back", channel.basic_nack(tag, REQUEUE)).await,
+            Settle::Again => {
+                let reject = channel.basic_reject(tag, BasicRejectOptions { requeue: true });
+                link.ask("handing back", reject).await
+            }
         };
         settled.map_err(|fault| BrokerError::Stale(fault.to_string()))
     }
