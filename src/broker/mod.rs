@@ -193,6 +193,11 @@ pub trait Publisher: Send {
     /// A message that the broker refuses is tried again with growing delay, for `broker.reply_patience`.
     async fn send_confirmed(&mut self, message: Message) -> Routed;
 
+    /// As [`Publisher::send_confirmed`], for a message to one of our own queues that isn't to be tried again when it is refused.
+    /// If it is, the broker itself is in trouble (it has no majority, say), and a message to another queue that was refused meanwhile
+    /// has its whole patience again.
+    async fn offer(&mut self, message: Message) -> Routed;
+
     /// How many messages `send` took or was given that were dropped since this was last asked.
     fn dropped(&mut self) -> u64;
 }
