@@ -17,7 +17,7 @@ use crate::support::docker::{eventually, run, unique, wait};
 const KEEPER: &str = include_str!("nodes.sh");
 
 /// Several nodes at once on a machine that has other things to do.
-const STARTING: Duration = Duration::from_secs(120);
+const STARTING: Duration = Duration::from_secs(180);
 
 /// Which RabbitMQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,14 +96,15 @@ impl Nodes {
             nodes.push(Node { name: name(n), port, server: Mutex::default() });
         }
         let mut nodes = Nodes { dir, keeper, nodes, version: String::new() };
-        // The first one founds the cluster; the others join it all at once.
+        // The first one founds the cluster; the others join it all at once. One of RabbitMQ 4 doesn't come up before it has heard
+        // of the others.
         for n in 0..count {
             nodes.again(n);
-            if n == 0 {
+            if n == 0 && release == Release::Installed {
                 nodes.until_up(n);
             }
         }
-        (1..count).for_each(|n| nodes.until_up(n));
+        (0..count).for_each(|n| nodes.until_up(n));
         let version = run(&mut nodes.ctl_command(0, &["version"]), None, STARTING).ok("rabbitmqctl version");
         nodes.version = version.trim().to_owned();
         nodes
