@@ -73,6 +73,11 @@ impl<'a> Case<'a> {
             config,
             metrics,
             id: p.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            // A message's count grows each time that it comes back, and a copy goes on where its original was. So each run has a number
+            // of its own, but for one case: a copy for a retry is confirmed, the acknowledgement of its original is lost
+            // together with its channel, and another worker gets the original. Then both go on from the same number, and neither can
+            // know of the other. Numbers that can't meet would have to be set apart beforehand, and then either retries or what
+            // comes back would no longer count 1, 2, 3. `worker` and `container` tell such runs apart.
             attempt: 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count),
             received: incoming.received,
             queued,

@@ -86,7 +86,7 @@ fn a_node_that_lets_in_and_does_not_serve_is_left() {
             let urls = vec![by_bad.urls[0].clone(), by_good.urls[0].clone()];
             let config = BrokerConfig { urls, timeout: Duration::from_millis(500), ..setup.config.clone() };
             let broker = setup.broker_with(&config).await;
-            bad.swallow(what);
+            bad.tamper(Some((what, b"")));
             let replies = setup.reply_queue(FieldTable::default()).await;
             let mut publisher = broker.publisher();
             assert_eq!(confirmed(&mut publisher, message(&replies, "result")).await, Routed::Yes);

@@ -16,13 +16,9 @@ pub struct Proxy {
     cut: Arc<Mutex<CancellationToken>>,
     end: CancellationToken,
     tamper: Tampering,
-    swallow: Swallowing,
 }
 
-/// What is not passed on to the broker: all that is read together with it.
-type Swallowing = Arc<Mutex<Option<&'static [u8]>>>;
-
-/// What to replace by what, of the same length, on the way to the broker.
+/// What to replace by what, of the same length, on the way to the broker; or by nothing, to pass on nothing of what is read with it.
 type Tampering = Arc<Mutex<Option<(&'static [u8], &'static [u8])>>>;
 
 impl Proxy {
@@ -33,10 +29,8 @@ impl Proxy {
         let cut = Arc::new(Mutex::new(CancellationToken::new()));
         let end = CancellationToken::new();
         let tamper = Tampering::default();
-        let swallow = Swallowing::default();
         let accept = {
-            let (frozen, cut) = (frozen.subscribe(), cut.clone());
-            let (tamper, swallow) = (tamper.clone(), swallow.clone());
+            let (frozen, cut, tamper) = (frozen.subscribe(), cut.clone(), tamper.clone());
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
@@ -46,26 +40,21 @@ impl Proxy {
                     let (from_client, to_client) = client.into_split();
                     let (from_server, to_server) = server.into_split();
                     let cut = cut.lock().unwrap().clone();
-                    let out = pump(from_client, to_server, frozen.clone(), tamper.clone(), swallow.clone());
-                    let (tamper, swallow) = (Tampering::default(), Swallowing::default());
-                    let back = pump(from_server, to_client, frozen.clone(), tamper, swallow);
+                    let out = pump(from_client, to_server, frozen.clone(), tamper.clone());
+                    let back = pump(from_server, to_client, frozen.clone(), Tampering::default());
                     tokio::spawn(cut.clone().run_until_cancelled_owned(out));
                     tokio::spawn(cut.run_until_cancelled_owned(back));
                 }
             }
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(accept));
-        Proxy { address, frozen, cut, end, tamper, swallow }
+        Proxy { address, frozen, cut, end, tamper }
     }
 
-    /// From now on doesn't pass on to the broker what this is in.
-    pub fn swallow(&self, what: &'static [u8]) {
-        *self.swallow.lock().unwrap() = Some(what);
-    }
-
-    /// From now on replaces the first by the second, of the same length, in what goes to the broker; or nothing.
+    /// From now on replaces the first by the second, of the same length, in what goes to the broker, or doesn't pass on what the
+    /// first is in if the second is empty; or changes nothing.
     pub fn tamper(&self, replace: Option<(&'static [u8], &'static [u8])>) {
-        assert!(replace.is_none_or(|(what, with)| what.len() == with.len()));
+        assert!(replace.is_none_or(|(what, with)| with.is_empty() || what.len() == with.len()));
         *self.tamper.lock().unwrap() = replace;
     }
 
@@ -97,18 +86,15 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut frozen: watch::Receiver<bool>,
     tamper: Tampering,
-    swallow: Swallowing,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if let Some(what) = *swallow.lock().unwrap()
-            && buffer[..n].windows(what.len()).any(|window| window == what)
-        {
-            continue;
-        }
         if let Some((what, with)) = *tamper.lock().unwrap()
             && let Some(at) = buffer[..n].windows(what.len()).position(|window| window == what)
         {
+            if with.is_empty() {
+                continue;
+            }
             buffer[at..at + what.len()].copy_from_slice(with);
         }
         if frozen.wait_for(|frozen| !frozen).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {
