@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use prewarm::pool::planner::Planner;
-use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
+use prewarm::pool::slots::{
+    Action, Bounds, Budget, PoolIndex, Reason, Serves, SlotId, Slots, State, WaiterId,
+};
 
 /// The pools' state machine, and what it asks for.
 pub struct Machine {
