@@ -17,6 +17,9 @@ const TABLE: &CStr = c"/proc/self/mountinfo";
 /// Most mounts that are kept in mind. Docker's own are about forty.
 const MOUNTS_MAX: usize = 128;
 
+/// Where init's volume is.
+const OWN: &[u8] = b"/.prewarm";
+
 /// Files that the engine mounts over the image's, for each container its own. Jobs may write to them, so each gets a copy.
 const ENGINE_FILES: [&[u8]; 3] = [b"/etc/hosts", b"/etc/hostname", b"/etc/resolv.conf"];
 
@@ -27,8 +30,12 @@ pub enum Fate {
     Fresh,
     /// The job sees this one.
     Moved,
+    /// The job sees it with the one that it is below.
+    Carried,
     /// The job has a copy of this file in its root file system.
     Copied,
+    /// An anonymous volume, with a root that is read-only: the job has what the image has there, and may write to it.
+    Volume,
 }
 
 /// One mount that a job's world has something of.
@@ -42,6 +49,9 @@ pub struct Mount {
     pub flags: usize,
     /// The file system's own options.
     pub options: &'static CStr,
+    /// Jobs see this one, each after the other, and it isn't the pool's wish that they can change it. Engines leave some of
+    /// those writable that mask others: what one job made of their modes or owners the next one would find.
+    pub sealed: bool,
 }
 
 impl Mount {
@@ -104,11 +114,16 @@ impl Table {
             kind: line.kind,
             flags: flags(line.mount_options) | read_only,
             options: CStr::from_bytes_with_nul(own).unwrap_or_default(),
+            sealed: false,
         };
         let moved = mount(Fate::Moved);
-        if self.iter().any(|other| other.fate == Fate::Moved && moved.is_below(other)) {
-            return None;
+        let writable = moved.flags & MS_RDONLY == 0;
+        if let Some(above) = self.iter().find(|other| other.fate == Fate::Moved && moved.is_below(other)) {
+            // What is below one that the pool wants to be written to is as it is.
+            let sealed = writable && (above.sealed || above.flags & MS_RDONLY != 0);
+            return sealed.then_some(Mount { fate: Fate::Carried, sealed, ..moved });
         }
+        let sealed = Mount { sealed: writable, ..moved };
         let on = line.on.to_bytes();
         let whole = line.root == c"/";
         Some(match line.kind.to_bytes() {
@@ -116,10 +131,11 @@ impl Table {
             _ if ENGINE_FILES.contains(&on) => mount(Fate::Copied),
             b"proc" if on == b"/proc" => mount(Fate::Fresh),
             // What is masked or read-only in one `/proc` is so in another: the same in every PID namespace.
-            _ if on.starts_with(b"/proc/") || on == b"/sys" => moved,
+            _ if on.starts_with(b"/proc/") || on == b"/sys" => sealed,
             b"tmpfs" | b"devpts" | b"mqueue" if whole => mount(Fate::Fresh),
-            // An anonymous volume: a job has what the image has there. Or what is ours.
-            _ => return None,
+            // Ours. Or an anonymous volume, where a job has what the image has there.
+            _ if on == OWN || !self.is_read_only() => return None,
+            _ => mount(Fate::Volume),
         })
     }
 }

@@ -17,7 +17,7 @@ use core::ffi::CStr;
 use crate::child::{self, Ends, PATH_MAX};
 use crate::job::{Pipes, pipes};
 use crate::mounts::{self, Fate, Table};
-use crate::sys::isolate::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID};
+use crate::sys::isolate::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
 use crate::sys::{self, Attributes, Environment, Errno, Fd, Fork, Mapping, Pid};
 use crate::user::{self, User};
 use crate::wire::{Doubt, Failed, START_MAX, SetupHead, StartHead, Step};
@@ -201,17 +201,30 @@ impl Sandbox {
     }
 
     fn make_root(&self) -> sys::Result<()> {
-        if self.table.is_read_only() {
-            isolate::mount(c"overlay", ROOT, c"overlay", self.table.root_flags, LAYERS_READ_ONLY)?;
-        } else {
-            isolate::mount(c"tmpfs", JOB, c"tmpfs", 0, self.scratch.options())?;
-            // What the topmost directory is like is what the root is like.
-            sys::make_directory(UPPER, self.root.mode & 0o7777)?;
-            sys::set_owner_and_time(UPPER, &self.root)?;
-            sys::make_directory(c"/.prewarm/job/work", 0o700)?;
-            isolate::mount(c"overlay", ROOT, c"overlay", self.table.root_flags, LAYERS)?;
+        let volumes = || self.table.iter().filter(|mount| mount.fate == Fate::Volume);
+        let (read_only, flags) = (self.table.is_read_only(), self.table.root_flags);
+        if read_only && volumes().next().is_none() {
+            isolate::mount(c"overlay", ROOT, c"overlay", flags, LAYERS_READ_ONLY)?;
+            return sys::chdir(ROOT);
         }
-        sys::chdir(ROOT)
+        isolate::mount(c"tmpfs", JOB, c"tmpfs", 0, self.scratch.options())?;
+        // What the topmost directory is like is what the root is like.
+        sys::make_directory(UPPER, self.root.mode & 0o7777)?;
+        sys::set_owner_and_time(UPPER, &self.root)?;
+        sys::make_directory(c"/.prewarm/job/work", 0o700)?;
+        isolate::mount(c"overlay", ROOT, c"overlay", flags & !MS_RDONLY, LAYERS)?;
+        sys::chdir(ROOT)?;
+        if !read_only {
+            return Ok(());
+        }
+        for volume in volumes() {
+            match isolate::mount_again(volume.here()) {
+                // Whatever it is, the image doesn't have it.
+                Err(Errno::NOENT) => {}
+                other => other?,
+            }
+        }
+        isolate::make_read_only(c".", flags)
     }
 
     fn mount_all(&self) -> Result<(), Failed> {
@@ -220,7 +233,7 @@ impl Sandbox {
             let put = || match mount.fate {
                 Fate::Fresh => isolate::mount(mount.source, here, mount.kind, mount.flags, mount.options),
                 Fate::Moved => isolate::move_mount(mount.on, here),
-                Fate::Copied => Ok(()),
+                Fate::Carried | Fate::Copied | Fate::Volume => Ok(()),
             };
             match put() {
                 // Below another fresh one.
@@ -282,6 +295,9 @@ impl Staged {
 /// its own, so that what it copies stays as it is in all respects.
 fn lay_ground(table: &Table, root: &Attributes) -> sys::Result<()> {
     isolate::unshare_propagation()?;
+    for mount in table.iter().filter(|mount| mount.sealed) {
+        isolate::make_read_only(mount.on, mount.flags)?;
+    }
     isolate::mount(c"tmpfs", STORE, c"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, c"size=4m,mode=700")?;
     for directory in [BASE, WORK, ROOT, JOB] {
         sys::make_directory(directory, 0o755)?;

@@ -63,11 +63,16 @@ impl Recipe {
         setup_frame(&Setup {
             capabilities: capabilities.bits(),
             scratch: self.config.scratch,
-            user: self.config.user.as_deref().unwrap_or(&image.user),
+            user: self.user(image),
             profile,
             kept: &kept,
             program: &program.unwrap_or_default(),
         })
+    }
+
+    /// Who jobs are, as in Docker's `USER`.
+    pub fn user<'a>(&'a self, image: &'a Image) -> &'a str {
+        self.config.user.as_deref().unwrap_or(&image.user)
     }
 
     /// The name of a slot's container. It never comes twice, as a slot's number doesn't in one life of a worker: a create

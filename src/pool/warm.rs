@@ -30,9 +30,9 @@ pub enum WarmError {
         "{0} before it was ready; does the image's user, runtime or security option keep init from running?"
     )]
     Link(#[from] LinkError),
-    /// It can't make a world for a job.
-    #[error("container {0}: {reason}", reason = unable(.1))]
-    Unable(ContainerId, Failed),
+    /// It can't make a world for a job of this user.
+    #[error("container {0}: {reason}", reason = unable(.1, .2))]
+    Unable(ContainerId, Failed, String),
     /// It said something else first.
     #[error("container {0}: its init said {1:?} where READY was due")]
     Unexpected(ContainerId, Frame),
@@ -42,11 +42,12 @@ pub enum WarmError {
 }
 
 /// Why init can't make a world for a job, and what may help.
-fn unable(failed: &Failed) -> String {
+fn unable(failed: &Failed, user: &str) -> String {
     const ENOENT: i32 = 2;
     if failed.step == Step::User && failed.errno == ENOENT {
-        return "the image's /etc/passwd or /etc/group has no such user or group: correct the pool's `user`"
-            .into();
+        return format!(
+            "the image's /etc/passwd or /etc/group doesn't have '{user}': correct the pool's `user`, or the image's USER"
+        );
     }
     let os = std::io::Error::from_raw_os_error(failed.errno);
     format!(
@@ -170,7 +171,9 @@ async fn warm_up(
     }
     match tokio::time::timeout(READY_TIMEOUT, link.recv()).await {
         Ok(Ok(Frame::Ready)) => Ok(link),
-        Ok(Ok(Frame::Failed(failed))) => Err(WarmError::Unable(id, failed)),
+        Ok(Ok(Frame::Failed(failed))) => {
+            Err(WarmError::Unable(id, failed, recipe.user(&prepared.image).to_owned()))
+        }
         Ok(Ok(other)) => Err(WarmError::Unexpected(id, other)),
         Ok(Err(e)) => Err(e.into()),
         Err(_) => Err(WarmError::Silent(id)),

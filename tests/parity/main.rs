@@ -1,8 +1,10 @@
-//! Parity: what a job is to `docker run --init`, it is to prewarm.
+//! Parity: what a job is to `docker run --init`, it is to prewarm; and what it is to `docker run` without `--init`, where it
+//! is the first process, it is to a pool with isolation `namespace`.
 //!
 //! Tables of jobs. Each is run by Docker's own command line and by `prewarm run`, and what they print and exit
 //! with is compared byte for byte. What can't be the same in any two containers is masked, by name, where a row says
-//! so; what differs because it is meant to is written in the row (`but`, `note`, `not_run_but`), and has to be there.
+//! so; what differs because it is meant to is written in the row (`but`, `note`, `not_run_but`), and has to be there. What
+//! differs with isolation `namespace` alone is collected in `meant.rs`.
 //!
 //! Needs the servers and images of `deploy/test.sh`. `PREWARM_TEST_PARITY=WORDS` runs only rows whose name contains that.
 
@@ -15,6 +17,7 @@ mod endings;
 mod environment;
 mod identity;
 mod limits;
+mod meant;
 mod row;
 mod streams;
 mod too_large;

@@ -32,11 +32,28 @@ pub fn mount(source: &CStr, on: &CStr, kind: &CStr, flags: usize, options: &CStr
     unsafe { call(MOUNT, [source, on, kind, flags, options]) }.map(drop)
 }
 
+/// Makes a mount of its own of what is at `path`, and puts it there.
+pub fn mount_again(path: &CStr) -> Result<()> {
+    const MS_BIND: usize = 1 << 12;
+    let path = path.as_ptr() as usize;
+    // SAFETY: the kernel only reads.
+    unsafe { call(MOUNT, [path, path, 0, MS_BIND, 0]) }.map(drop)
+}
+
 /// Moves a mount, with all that is mounted below it.
 pub fn move_mount(from: &CStr, to: &CStr) -> Result<()> {
     const MS_MOVE: usize = 1 << 13;
     // SAFETY: the kernel only reads.
     unsafe { call(MOUNT, [from.as_ptr() as usize, to.as_ptr() as usize, 0, MS_MOVE, 0]) }.map(drop)
+}
+
+/// Makes a mount read-only whose flags are these; its file system is what it was.
+pub fn make_read_only(on: &CStr, flags: usize) -> Result<()> {
+    const MS_REMOUNT: usize = 1 << 5;
+    const MS_BIND: usize = 1 << 12;
+    let (none, on) = (c"none".as_ptr() as usize, on.as_ptr() as usize);
+    // SAFETY: the kernel only reads.
+    unsafe { call(MOUNT, [none, on, 0, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, 0]) }.map(drop)
 }
 
 /// What is mounted or unmounted from now on by this process is so nowhere else, and the other way round.
