@@ -36,7 +36,8 @@ use std::time::Duration;
 use crate::contract::PoolName;
 
 pub use fault::{Fault, Faults, Place, Position};
-pub use load::{Loaded, environment, load, load_broker, parse};
+pub use image::check as check_image;
+pub use load::{Loaded, environment, load, load_broker, load_engine, parse};
 pub use tls::{Identity, TlsConfig, TlsFault};
 
 /// Everything that the operator configures.
