@@ -115,7 +115,7 @@ remove_init_volumes() {
 prepare() {
     claim_slot
     start_servers
-    step "Images: busybox, scratch, debian" build_images scratch busybox debian
+    step "Images: busybox, scratch, debian, isolation" build_images scratch busybox debian isolation
 }
 
 run_tests() {

@@ -109,7 +109,7 @@ pub enum AttemptError {
     Lost(#[source] LinkError),
 }
 
-/// Runs a job in its container. The lease is used up: when this returns the container is on its way out.
+/// Runs a job in its container. The lease is used up: when this returns the container is on its way out, or back.
 ///
 /// # Errors
 /// [`AttemptError`]; whether the job may have done something is in the variant.
@@ -156,13 +156,11 @@ pub async fn run(
                 }
                 (Ok(Frame::StdinTaken), _) => feed.next(link).await.map_err(|e| course.lost(e))?,
                 (Ok(Frame::Exited(exited)), Some(started)) => {
-                    if !exited.left_behind {
-                        lease.served();
-                    }
+                    lease.ended(&exited);
                     return Ok(Ended { exited: Some(exited), stopped: course.stopped, ran: started.elapsed() });
                 }
                 (Ok(Frame::Failed(failed)), None) => {
-                    lease.served();
+                    lease.not_executed();
                     return Err(AttemptError::Failed(failed));
                 }
                 (Ok(_), _) => return Err(course.lost(LinkError::Closed(lease.container().clone()))),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::attempt::Plan;
-use crate::config::PoolConfig;
+use crate::config::{Isolation, PoolConfig};
 use crate::contract::job::{Env, Rejection};
 use crate::engine::Image;
 use crate::engine::link::{self, Stdin};
@@ -101,6 +101,10 @@ pub fn environment(image: &Image, pool: &PoolConfig, job: &Env, traceparent: Opt
     }
     for entry in &image.env {
         env.inherit(entry.split_once('=').map_or(entry, |(name, _)| name));
+    }
+    // Where init's user is another than the job's, what the runtime gave it as HOME is another's.
+    if pool.isolation == Isolation::Namespace && !env.places.contains_key("HOME") {
+        env.set("HOME", "");
     }
     env.list
 }

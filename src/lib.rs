@@ -11,7 +11,8 @@
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
 //! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
-//! 6. EXITED releases the container. The pool retires it, and has already begun to replace it.
+//! 6. EXITED releases the container. The pool retires it, and has already begun to replace it; or it serves again, where init
+//!    gives each job a world of its own (`init/sandbox.rs`), under a filter that [`seccomp`] makes.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
 //! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost. If its channel was lost
 //!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice.
@@ -24,7 +25,8 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`], [`contract`].
+//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
+//! [`contract`], and [`seccomp`], which says what the kernel lets a job call when a container serves many.
 
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -51,6 +53,7 @@ pub mod redact;
 pub mod replies;
 pub mod retry;
 pub mod running;
+pub mod seccomp;
 pub mod service;
 pub mod telemetry;
 pub mod worker;

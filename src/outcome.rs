@@ -25,8 +25,9 @@ pub enum Outcome {
     Rejected(Rejection),
     /// We are.
     Trouble(Error),
-    /// We are: it got no container in time, and has not begun.
-    NoContainer(Error),
+    /// We are: its container was lost when it was told to start the job. Idle containers may die at any moment, this one in that of its
+    /// lease; or it was cut off, and has begun.
+    PerhapsBegun(Error),
     /// The worker is stopping, and the job has not begun.
     NotBegun,
     /// Somebody cancelled the job before it had begun.
@@ -55,11 +56,26 @@ pub enum Disposition {
     Done,
     /// Result, a copy with the reason in the queue of dead letters, then ack.
     DeadLetter,
-    /// A copy to the delay queue, then ack.
-    Retry(Duration),
+    /// A copy to the delay queue that says what was met so far, then ack.
+    Retry(Duration, Met),
     /// Back to the queue as it is.
     HandBack,
+    /// Back to the queue, as an attempt.
+    Again,
 }
+
+/// How many attempts ended badly so far. Deliveries that were handed back or lost with their channel are none of these, though
+/// each makes the attempt's number grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Met {
+    /// Trouble was ours.
+    pub troubles: u32,
+    /// The job failed by itself.
+    pub failures: u32,
+}
+
+/// How often a message must not have been given out before, for a job whose container was lost early to be handed back at once.
+const FRESH_CONTAINERS: u32 = 2;
 
 /// How often a job may be tried.
 #[derive(Clone, Copy, Debug)]
@@ -72,21 +88,22 @@ pub struct Tries<'a> {
     pub delays: &'a [Duration],
 }
 
-/// What becomes of a delivery whose `attempt`th attempt had this outcome.
-pub fn disposition(outcome: &Outcome, attempt: u32, tries: Tries<'_>) -> Disposition {
-    let retry = || {
-        let step = attempt.saturating_sub(1) as usize;
-        Disposition::Retry(*tries.delays.get(step).or(tries.delays.last()).unwrap_or(&RETRY_DELAYS[0]))
+/// What becomes of a delivery with this outcome, when earlier attempts have met that much, and the message was given out so often before.
+pub fn disposition(outcome: &Outcome, met: Met, given_out: u32, tries: Tries<'_>) -> Disposition {
+    let retry = |now: Met| {
+        let step = met.troubles.saturating_add(met.failures) as usize;
+        Disposition::Retry(*tries.delays.get(step).or(tries.delays.last()).unwrap_or(&RETRY_DELAYS[0]), now)
     };
+    let failed = Met { failures: met.failures.saturating_add(1), ..met };
+    let troubled = Met { troubles: met.troubles.saturating_add(1), ..met };
     match outcome {
-        Outcome::Ran(verdict) if verdict.status.is_failure() && attempt < tries.own => retry(),
+        Outcome::Ran(verdict) if verdict.status.is_failure() && failed.failures < tries.own => retry(failed),
         Outcome::Ran(_) | Outcome::Cancelled => Disposition::Done,
         Outcome::Rejected(_) => Disposition::DeadLetter,
         Outcome::NotBegun => Disposition::HandBack,
-        Outcome::Trouble(_) if attempt < tries.ours => retry(),
-        // Others may have one. Each time it comes back it counts as an attempt.
-        Outcome::NoContainer(_) if attempt < tries.ours => Disposition::HandBack,
-        Outcome::Trouble(_) | Outcome::NoContainer(_) => Disposition::DeadLetter,
+        Outcome::PerhapsBegun(_) if given_out < FRESH_CONTAINERS => Disposition::Again,
+        Outcome::Trouble(_) | Outcome::PerhapsBegun(_) if troubled.troubles < tries.ours => retry(troubled),
+        Outcome::Trouble(_) | Outcome::PerhapsBegun(_) => Disposition::DeadLetter,
     }
 }
 
@@ -106,7 +123,12 @@ impl Outcome {
             }
             Ok(ended) => Outcome::Ran(verdict(&ended, timeout)),
             Err(AttemptError::Failed(failed)) => not_executed(failed, executable),
-            Err(lost @ (AttemptError::LostEarly(_) | AttemptError::Lost(_))) => {
+            // It may have been executing all the same: init's word of it may be what was lost.
+            Err(lost @ AttemptError::LostEarly(_)) => {
+                let message = format!("the container was lost {lost}");
+                Outcome::PerhapsBegun(Error { kind: ErrorKind::ContainerLost, message })
+            }
+            Err(lost @ AttemptError::Lost(_)) => {
                 trouble(ErrorKind::ContainerLost, format!("the container was lost {lost}"))
             }
         }
@@ -118,7 +140,7 @@ impl Outcome {
             // Nothing failed: the host is full, and others may have room. No attempt was made.
             LeaseError::Closed | LeaseError::Timeout { cause: None, .. } => Outcome::NotBegun,
             LeaseError::Unknown(_) | LeaseError::Timeout { .. } => {
-                Outcome::NoContainer(Error { kind: ErrorKind::NoContainer, message: error.to_string() })
+                trouble(ErrorKind::NoContainer, error.to_string())
             }
         }
     }
@@ -274,37 +296,82 @@ mod tests {
         assert!(matches!(Outcome::of(Err(fork), "x", Duration::ZERO), Outcome::Trouble(_)));
     }
 
+    const NEW: Met = Met { troubles: 0, failures: 0 };
+
+    /// The outcomes' dispositions one after the other, until there is no retry.
+    fn course(outcome: &Outcome, tries: Tries<'_>) -> Vec<Disposition> {
+        let mut met = NEW;
+        let mut course = Vec::new();
+        loop {
+            course.push(disposition(outcome, met, 0, tries));
+            match course.last() {
+                Some(Disposition::Retry(_, now)) => met = *now,
+                _ => return course,
+            }
+        }
+    }
+
+    fn waits(course: &[Disposition]) -> Vec<Duration> {
+        let wait = |disposition: &Disposition| match disposition {
+            Disposition::Retry(delay, _) => Some(*delay),
+            _ => None,
+        };
+        course.iter().filter_map(wait).collect()
+    }
+
     #[test]
     fn one_disposition_for_each_outcome() {
         let four = Tries { ours: 4, own: 1, delays: &RETRY_DELAYS };
         let ours = Outcome::Trouble(Error { kind: ErrorKind::NoContainer, message: String::new() });
-        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, four), Disposition::Done);
-        assert_eq!(
-            disposition(&Outcome::Rejected(Rejection::of("env", "")), 1, four),
-            Disposition::DeadLetter
-        );
-        assert_eq!(disposition(&Outcome::NotBegun, 9, four), Disposition::HandBack);
-        assert_eq!(disposition(&Outcome::Cancelled, 1, four), Disposition::Done);
-        let seven = Tries { ours: 7, ..four };
-        let waits: Vec<_> = (1..=6).map(|n| disposition(&ours, n, seven)).collect();
-        let want = [1, 10, 60, 300, 300, 300].map(|s| Disposition::Retry(Duration::from_secs(s)));
-        assert_eq!(waits, want);
+        let settled = |outcome: &Outcome| disposition(outcome, NEW, 0, four);
+        assert_eq!(settled(&ran(End::Code(1), 0, None)), Disposition::Done);
+        assert_eq!(settled(&Outcome::Rejected(Rejection::of("env", ""))), Disposition::DeadLetter);
+        assert_eq!(settled(&Outcome::NotBegun), Disposition::HandBack);
+        assert_eq!(settled(&Outcome::Cancelled), Disposition::Done);
+        let seven = course(&ours, Tries { ours: 7, ..four });
+        assert_eq!(waits(&seven), [1, 10, 60, 300, 300, 300].map(Duration::from_secs));
+        assert_eq!(seven.last(), Some(&Disposition::DeadLetter));
         let own = [Duration::from_millis(10), Duration::from_secs(3)];
-        let waits = [1, 2, 3].map(|n| disposition(&ours, n, Tries { delays: &own, ..seven }));
-        assert_eq!(waits, [own[0], own[1], own[1]].map(Disposition::Retry), "the last one again and again");
-        assert_eq!(disposition(&ours, 4, four), Disposition::DeadLetter);
-        assert_eq!(disposition(&ours, 99, four), Disposition::DeadLetter);
+        let twice = course(&ours, Tries { ours: 4, delays: &own, ..four });
+        assert_eq!(waits(&twice), [own[0], own[1], own[1]], "the last one again and again");
+        assert_eq!(course(&ours, four).len(), 4, "so many attempts in all");
+        assert_eq!(course(&ours, Tries { ours: 1, ..four }), [Disposition::DeadLetter]);
+    }
+
+    #[test]
+    fn only_what_was_met_counts_and_not_how_often_a_message_was_given_out() {
+        let four = Tries { ours: 4, own: 3, delays: &RETRY_DELAYS };
+        let ours = Outcome::Trouble(Error { kind: ErrorKind::ContainerLost, message: String::new() });
+        let first = Disposition::Retry(RETRY_DELAYS[0], Met { troubles: 1, failures: 0 });
+        assert_eq!(disposition(&ours, NEW, 19, four), first, "after a long outage");
+        let own = Disposition::Retry(RETRY_DELAYS[0], Met { troubles: 0, failures: 1 });
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), NEW, 19, four), own);
+        let met = Met { troubles: 3, failures: 1 };
+        let both = Disposition::Retry(RETRY_DELAYS[3], Met { troubles: 3, failures: 2 });
+        assert_eq!(disposition(&ran(End::Code(1), 0, None), met, 0, four), both, "each has its own bound");
+        assert_eq!(disposition(&ours, met, 0, four), Disposition::DeadLetter);
+    }
+
+    #[test]
+    fn a_job_that_may_have_begun_is_another_attempt() {
+        let gone = crate::engine::ContainerId::new("c");
+        let lost = AttemptError::LostEarly(crate::engine::link::LinkError::Closed(gone));
+        let outcome = Outcome::of(Err(lost), "x", Duration::ZERO);
+        let four = Tries { ours: 4, own: 1, delays: &RETRY_DELAYS };
+        let after = [0, 1, 2].map(|given_out| disposition(&outcome, NEW, given_out, four));
+        let later = Disposition::Retry(RETRY_DELAYS[0], Met { troubles: 1, failures: 0 });
+        assert_eq!(after, [Disposition::Again, Disposition::Again, later]);
     }
 
     #[test]
     fn a_job_s_own_failure_is_retried_if_it_asks_for_that() {
         let tries = Tries { ours: 1, own: 3, delays: &RETRY_DELAYS };
-        let second = Disposition::Retry(Duration::from_secs(1));
-        assert_eq!(disposition(&ran(End::Code(1), 0, None), 1, tries), second);
-        assert_eq!(disposition(&ran(End::Signal(9), 0, Some(Stopped::Timeout)), 1, tries), second);
-        assert_eq!(disposition(&ran(End::Code(1), 0, None), 3, tries), Disposition::Done);
-        assert_eq!(disposition(&ran(End::Code(0), 0, None), 1, tries), Disposition::Done);
-        let cancelled = ran(End::Signal(15), 0, Some(Stopped::Cancelled));
-        assert_eq!(disposition(&cancelled, 1, tries), Disposition::Done);
+        for failing in [ran(End::Code(1), 0, None), ran(End::Signal(9), 0, Some(Stopped::Timeout))] {
+            let course = course(&failing, tries);
+            assert_eq!(waits(&course), [RETRY_DELAYS[0], RETRY_DELAYS[1]]);
+            assert_eq!(course.last(), Some(&Disposition::Done));
+        }
+        assert_eq!(course(&ran(End::Code(0), 0, None), tries), [Disposition::Done]);
+        assert_eq!(course(&ran(End::Signal(15), 0, Some(Stopped::Cancelled)), tries), [Disposition::Done]);
     }
 }

@@ -18,6 +18,9 @@ use crate::output::{Output, Piece};
 /// message to it, delivered or not; so whether it was routed can't be told.
 const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
+/// Between attempts at what somebody has to mend.
+const PAUSE: Duration = Duration::from_secs(5);
+
 /// The replies of one attempt.
 pub struct Replies<'a> {
     publisher: &'a mut dyn Publisher,
@@ -192,19 +195,40 @@ impl<'a> Replies<'a> {
 
     /// Publishes the result, and returns when the broker has confirmed it and all before it.
     pub async fn result(&mut self, result: &event::JobResult) -> Delivered {
-        let mut delivered = Delivered::ToResults;
-        if let Some(queue) = self.reply_to.clone() {
-            let message = self.message(&queue, topology::RESULT, result);
-            delivered = match self.publisher.send_confirmed(message).await {
+        let astray = self.message(&self.results, topology::RESULT, result);
+        let Some(queue) = self.reply_to.clone() else {
+            publish_surely(self.publisher, astray).await;
+            return Delivered::ToResults;
+        };
+        let message = self.message(&queue, topology::RESULT, result);
+        loop {
+            match self.publisher.send_confirmed(message.clone()).await {
                 Routed::Yes => return Delivered::ToPublisher,
                 Routed::No if queue.starts_with(DIRECT_REPLY_TO) => return Delivered::ToPublisher,
-                Routed::No => Delivered::Unroutable,
-                Routed::Refused => Delivered::Refused,
-            };
+                Routed::No => {
+                    publish_surely(self.publisher, astray).await;
+                    return Delivered::Unroutable;
+                }
+                Routed::Refused => {}
+            }
+            // Is it that queue, or the broker, which has no majority of its nodes say? That passes.
+            match self.publisher.offer(astray.clone()).await {
+                Routed::Yes => return Delivered::Refused,
+                Routed::Refused => {
+                    tracing::warn!(
+                        "neither the reply queue nor {} takes messages; trying again",
+                        self.results
+                    );
+                }
+                Routed::No => {
+                    tracing::error!(
+                        "the reply queue takes no messages, and {} is gone; trying again",
+                        self.results
+                    );
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
         }
-        let message = self.message(&self.results, topology::RESULT, result);
-        publish_surely(self.publisher, message).await;
-        delivered
     }
 }
 
@@ -217,7 +241,7 @@ pub async fn publish_surely(publisher: &mut dyn Publisher, message: Message) {
             Routed::Refused => "takes no messages; is it full, or has it no majority of its nodes?",
         };
         tracing::error!("{:?} {why}; trying again", message.target);
-        tokio::time::sleep(Duration::from_secs(5)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -240,4 +264,98 @@ pub struct StartFacts<'a> {
     pub received: Instant,
     /// The container's id.
     pub container: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::contract::event::{JobResult, Status};
+
+    /// Answers as it is told, and remembers what it was asked.
+    struct Script {
+        answers: VecDeque<Routed>,
+        asked: Vec<(String, &'static str)>,
+    }
+
+    impl Script {
+        fn answer(&mut self, message: Message, how: &'static str) -> Routed {
+            let Target::Queue(queue) = message.target else { panic!("{:?}", message.target) };
+            self.asked.push((queue, how));
+            self.answers.pop_front().expect("asked too often")
+        }
+    }
+
+    #[async_trait]
+    impl Publisher for Script {
+        async fn send(&mut self, _: Message) {}
+
+        async fn drive(&mut self) {}
+
+        fn is_idle(&self) -> bool {
+            true
+        }
+
+        async fn send_confirmed(&mut self, message: Message) -> Routed {
+            self.answer(message, "surely")
+        }
+
+        async fn offer(&mut self, message: Message) -> Routed {
+            self.answer(message, "once")
+        }
+
+        fn dropped(&mut self) -> u64 {
+            0
+        }
+    }
+
+    async fn deliver(reply_to: Option<&str>, answers: &[Routed]) -> (Delivered, Vec<(String, &'static str)>) {
+        let mut script = Script { answers: answers.iter().copied().collect(), asked: Vec::new() };
+        let properties = Properties { reply_to: reply_to.map(str::to_owned), ..Properties::default() };
+        let mut replies = Replies::new(&mut script, &Names::new("p"), "job".to_owned(), 1, &properties, true);
+        let result = JobResult {
+            envelope: replies.envelope(),
+            status: Status::Succeeded,
+            exit_code: Some(0),
+            signal: None,
+            oom_killed: false,
+            error: None,
+            lease: None,
+            timings_ms: event::Timings { queued: None, lease: None, startup: None, run: None, total: 1.0 },
+            usage: None,
+            stdout: None,
+            stderr: None,
+            image: None,
+            container: None,
+            dropped: 0,
+            pool: "box".to_owned(),
+            worker: "w".to_owned(),
+        };
+        let delivered = replies.result(&result).await;
+        assert!(script.answers.is_empty(), "{:?}", script.answers);
+        (delivered, script.asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_result_goes_astray_only_if_its_own_queue_is_the_one_that_is_in_the_way() {
+        use Routed::{No, Refused, Yes};
+        let theirs = || ("theirs".to_owned(), "surely");
+        let ours = |how| ("p.results".to_owned(), how);
+        let to = Some("theirs");
+        assert_eq!(deliver(to, &[Yes]).await, (Delivered::ToPublisher, vec![theirs()]));
+        assert_eq!(deliver(None, &[Yes]).await, (Delivered::ToResults, vec![ours("surely")]));
+        let gone = vec![theirs(), ours("surely"), ours("surely")];
+        assert_eq!(deliver(to, &[No, Refused, Yes]).await, (Delivered::Unroutable, gone));
+        let full = vec![theirs(), ours("once")];
+        assert_eq!(deliver(to, &[Refused, Yes]).await, (Delivered::Refused, full.clone()));
+        // The broker has no majority, and then has one again.
+        let outage = [full.clone(), full, vec![theirs()]].concat();
+        assert_eq!(
+            deliver(to, &[Refused, Refused, Refused, No, Yes]).await,
+            (Delivered::ToPublisher, outage)
+        );
+    }
 }

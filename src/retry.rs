@@ -17,7 +17,12 @@ use backoff::exponential::{ExponentialBackoff, ExponentialBackoffBuilder};
 pub struct Backoff {
     inner: ExponentialBackoff<SystemClock>,
     most: Duration,
+    /// The delay before what is tried now.
+    last: Duration,
 }
+
+/// What worked for less than this didn't work.
+const WORKED: Duration = Duration::from_secs(1);
 
 impl Backoff {
     /// Delays from about `first` to about `most`.
@@ -30,14 +35,25 @@ impl Backoff {
             .with_randomization_factor(0.5)
             .with_max_elapsed_time(None)
             .build();
-        Backoff { inner, most }
+        Backoff { inner, most, last: Duration::ZERO }
     }
 
     /// How long to wait before the next attempt.
     #[expect(clippy::should_implement_trait, reason = "an iterator that never ends would invite `for` loops")]
     pub fn next(&mut self) -> Duration {
         // `None` means that the elapsed time ran out, and there is no such limit here.
-        self.inner.next_backoff().unwrap_or(self.most)
+        self.last = self.inner.next_backoff().unwrap_or(self.most);
+        self.last
+    }
+
+    /// How long to wait before the next attempt at what worked for so long, and then didn't any more. If that was longer than the
+    /// wait before it, the delays start over: one outage after the other is not one long one. What is lost again as soon as it works
+    /// has growing delays all the same.
+    pub fn next_after(&mut self, worked: Duration) -> Duration {
+        if worked >= self.last.max(WORKED) {
+            self.reset();
+        }
+        self.next()
     }
 
     /// Starts over from the shortest delay: the thing worked.
@@ -70,6 +86,24 @@ mod tests {
         }
         backoff.reset();
         assert!(within(backoff.next(), 100));
+    }
+
+    #[test]
+    fn what_worked_for_a_while_is_tried_again_soon() {
+        let most = Duration::from_secs(10);
+        let mut backoff = Backoff::new(Duration::from_millis(100), most);
+        for _ in 0..20 {
+            backoff.next();
+        }
+        assert!(backoff.next_after(Duration::from_millis(999)) >= most / 2, "it broke at once");
+        assert!(backoff.next_after(Duration::from_secs(4)) >= most / 2, "most of the time it didn't work");
+        for _ in 0..10 {
+            let next = backoff.next_after(2 * most);
+            assert!(next <= Duration::from_millis(151), "{next:?}");
+        }
+        let short = Duration::from_millis(200);
+        let last = (0..10).map(|_| backoff.next_after(short)).last();
+        assert!(last >= Some(most / 2), "{last:?}: one that is lost at once is not made in a tight loop");
     }
 
     #[test]

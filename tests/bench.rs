@@ -123,19 +123,18 @@ fn an_image_s_ways_are_compared_and_nothing_is_left() {
         let report = report(done);
         assert_eq!(marked.containers(), [""; 0]);
         let prewarm = ["executing", "first_output", "exit"];
-        let mut ways = vec![
+        let ways = [
             ("run", &["first_output", "exit", "removed"][..]),
             ("exec", &["first_output", "exit"]),
             ("container", &prewarm),
+            ("namespace", &prewarm),
+            ("fork", &prewarm),
         ];
-        // Where there are pools of that isolation.
-        if !of(&report["latency"], "namespace").is_empty() {
-            ways.push(("namespace", &prewarm));
-        }
-        ways.push(("fork", &prewarm));
         check(&report, &ways, &[1, 2], 5);
         assert!(p50(&report, "container", "exit") < p50(&report, "run", "exit"), "{report:#}");
         assert_eq!((&report["image"], &report["command"]), (&name.into(), &serde_json::json!(["echo", "x"])));
+        assert!(p50(&report, "namespace", "exit") < p50(&report, "exec", "exit"), "{report:#}");
+        assert_eq!(of(&report["hits"], "namespace").len(), 1);
         let hits = of(&report["hits"], "container")[0];
         assert!(hits["hit_rate"].as_f64() <= Some(1.0) && hits["rate"] == 1.0, "{hits}");
         let ratios = of(&report["ratios"], "container");
@@ -164,7 +163,8 @@ fn a_configured_pool_is_measured_as_it_is_configured() {
         // It fails unless it has the pool's variable and the job's, and no network but its own.
         let script = "test \"$A $B\" = 'pool job' && test $(ls /sys/class/net | wc -l) = 1 && echo all well";
         let args = ["-c", &config, "--pool", "box", "-e", "B=job", "--jobs", "2", "--seconds", "15"];
-        let parts = ["--parts", "latency", "--ways", "run,exec,container", "--", "sh", "-c", script];
+        let parts =
+            ["--parts", "latency", "--ways", "run,exec,container,namespace", "--", "sh", "-c", script];
         let done = call(&[&args[..], &parts].concat());
         let words = [
             "pool box, image",
@@ -325,6 +325,10 @@ fn what_can_not_be_measured_is_told_with_what_to_do() {
             1,
             &["prewarm container", "no-such-command"],
         );
+        let open = site.dir.join("open.toml").display().to_string();
+        std::fs::write(&open, format!("[pool.box]\nimage = \"{name}\"\nnetwork = \"host\"\n")).unwrap();
+        let of_host = ["-c", &open, "--pool", "box", "--ways", "namespace"];
+        ends(&call(&of_host), 1, &["prewarm namespace is left out: network:", "host"]);
         let mut nowhere = bench(&[name]);
         nowhere.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
         ends(&support::docker::run(&mut nowhere, None, LIMIT), 5, &["unix:///nonexistent/docker.sock"]);

@@ -4,14 +4,16 @@
 #   prewarm-test/busybox  static busybox, users root and app (1000:1000, also in media 2000), probe; CMD sh
 #   prewarm-test/scratch  nothing but /probe, which is its ENTRYPOINT
 #   prewarm-test/debian   Debian 12, minimal, with bash, git and ca-certificates; user app as above, probe; CMD bash
+#   prewarm-test/isolation  busybox's, with traces, escape, and a VOLUME /data
 #
-# `probe` is test-images/probe.c: it prints what a process sees of itself, and ends in any wanted way.
+# `probe` is test-images/probe.c: it prints what a process sees of itself, and ends in any wanted way. `traces` leaves what a
+# job can leave, and looks for it; `escape` tries to get out.
 
 IMAGE_CACHE=$TARGET_DIR/test-images # survives runs; goes with `cargo clean`
 IMAGES_BUILT=()
 
 # Changes with the recipe, so that an image of an older one is made again.
-recipe() { cat "$ROOT/deploy/lib/images.sh" "$ROOT/deploy/test-images/probe.c" | sha256sum | cut -c1-16; }
+recipe() { cat "$ROOT/deploy/lib/images.sh" "$ROOT"/deploy/test-images/*.c | sha256sum | cut -c1-16; }
 
 image_is_current() {
     [[ $(docker image inspect --format '{{index .Config.Labels "prewarm-test.recipe"}}' "$1" 2>/dev/null) == "$(recipe)" ]]
@@ -26,14 +28,14 @@ import() {
     docker import -c "LABEL prewarm-test.recipe=$(recipe)" "$@" "$tarball" "$name" >/dev/null
 }
 
-compile_probe() {
-    local source=$ROOT/deploy/test-images/probe.c
-    PROBE=$IMAGE_CACHE/probe
-    [[ $PROBE -nt $source ]] && return 0
+# compile NAME: test-images/NAME.c to a static program in the cache.
+compile() {
+    local source=$ROOT/deploy/test-images/$1.c program=$IMAGE_CACHE/$1
+    [[ $program -nt $source ]] && return 0
     mkdir -p "$IMAGE_CACHE"
-    cc -static -O2 -Wall -o "$PROBE.$$" "$source"
-    strip "$PROBE.$$"
-    mv "$PROBE.$$" "$PROBE"
+    cc -static -O2 -Wall -o "$program.$$" "$source"
+    strip "$program.$$"
+    mv "$program.$$" "$program"
 }
 
 # add_user ROOT: the user and groups that the parity tests name.
@@ -107,11 +109,26 @@ image_debian() {
     rm -rf "$dir" "$dir.tar"
 }
 
-# build_images NAME…: those of scratch, busybox, debian that the engine doesn't have yet.
+# After busybox, whose root it has as well.
+image_isolation() {
+    local dir=$RUN_DIR/isolation
+    mkdir -p "$dir"/{usr/local/bin,data/below,scratch}
+    cp "$IMAGE_CACHE/traces" "$IMAGE_CACHE/escape" "$dir/usr/local/bin/"
+    echo content >"$dir/data/file"
+    docker create --name "prewarm-test-isolation-$$" prewarm-test/busybox >/dev/null
+    docker export -o "$dir.tar" "prewarm-test-isolation-$$"
+    docker rm "prewarm-test-isolation-$$" >/dev/null
+    tar --owner=0 --group=0 --numeric-owner -C "$dir" -rf "$dir.tar" ./usr/local/bin/traces ./usr/local/bin/escape ./scratch
+    tar --owner=1000 --group=1000 --numeric-owner -C "$dir" -rf "$dir.tar" ./data
+    import prewarm-test/isolation "$dir.tar" -c 'VOLUME /data'
+}
+
+# build_images NAME…: those of scratch, busybox, debian, isolation that the engine doesn't have yet.
 build_images() {
     local name
     at_clean_up remove_built_images
-    compile_probe
+    PROBE=$IMAGE_CACHE/probe
+    for name in probe traces escape; do compile "$name"; done
     for name in "$@"; do
         image_is_current "prewarm-test/$name" || "image_$name"
     done

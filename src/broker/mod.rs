@@ -103,8 +103,10 @@ pub trait Receipt: Send {
 pub enum Settle {
     /// Done: the broker forgets it.
     Ack,
-    /// Back to its queue, not the job's fault (`basic.nack`, requeue).
+    /// Back to its queue, not begun (`basic.nack`, requeue).
     HandBack,
+    /// Back to its queue, perhaps begun: counted by every broker (`basic.reject`, requeue; from 4.3 on a nack isn't).
+    Again,
 }
 
 /// The AMQP properties that prewarm reads and writes.
@@ -130,6 +132,10 @@ pub struct Properties {
     pub traceparent: Option<String>,
     /// Attempts that came before this message was published again.
     pub attempts: u32,
+    /// Those of them that met trouble of ours.
+    pub troubles: u32,
+    /// Those of them that the job failed by itself.
+    pub failures: u32,
     /// How often a quorum queue gave this message out before.
     pub delivery_count: u32,
     /// Further headers with text values, written as they are; of a delivery, those that are text.
@@ -186,6 +192,11 @@ pub trait Publisher: Send {
     /// Sends, and waits until this message and all before it are confirmed, through outages.
     /// A message that the broker refuses is tried again with growing delay, for `broker.reply_patience`.
     async fn send_confirmed(&mut self, message: Message) -> Routed;
+
+    /// As [`Publisher::send_confirmed`], for a message to one of our own queues that isn't to be tried again when it is refused.
+    /// If it is, the broker itself is in trouble (it has no majority, say), and a message to another queue that was refused meanwhile
+    /// has its whole patience again.
+    async fn offer(&mut self, message: Message) -> Routed;
 
     /// How many messages `send` took or was given that were dropped since this was last asked.
     fn dropped(&mut self) -> u64;

@@ -282,6 +282,9 @@ async fn run(subject: &Subject, args: &Args, bed: &mut Bed, progress: &Progress)
     let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     progress.say("setting up", "");
     bed.set_up(subject).await?;
+    if !args.ways.contains(&Way::Namespace) {
+        bed.leave_out_impossible().await;
+    }
     if bed.contenders.is_empty() {
         return Err(Failure::Other(format!("nothing to measure: {}", bed.notes.join("; "))));
     }

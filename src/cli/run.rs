@@ -164,7 +164,7 @@ fn exit_code(outcome: Outcome) -> Result<u8, String> {
             })
         }
         Outcome::Rejected(rejection) => Err(rejection.to_string()),
-        Outcome::Trouble(error) | Outcome::NoContainer(error) => Err(error.message),
+        Outcome::Trouble(error) | Outcome::PerhapsBegun(error) => Err(error.message),
         Outcome::NotBegun | Outcome::Cancelled => Err("stopped before the job began".into()),
     }
 }

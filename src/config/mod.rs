@@ -14,6 +14,7 @@ mod address;
 mod fault;
 mod field;
 mod image;
+mod isolation;
 pub mod load;
 mod pool;
 mod reader;
@@ -249,12 +250,20 @@ pub struct PoolConfig {
     pub read_only: bool,
     /// `tmpfs`: mount point to options; an array of mount points is short for no options.
     pub tmpfs: BTreeMap<String, String>,
-    /// `mounts`: each `{ source, target, read_only }`.
+    /// `mounts`: each `{ source, target, read_only, shared }`.
     pub mounts: Vec<MountConfig>,
     /// `ulimits`: name to limits. `nofile = 1024` is short for both.
     pub ulimits: BTreeMap<String, Ulimit>,
     /// `shm_size` of `/dev/shm` in bytes.
     pub shm_size: Option<u64>,
+    /// `isolation`: what keeps a job apart from the next one: its `container` (default) or a `namespace`.
+    pub isolation: Isolation,
+    /// `scratch`: with isolation `namespace`, bytes that a job may write into its root file system. They are memory, and
+    /// count against `memory`. Default 1GiB.
+    pub scratch: u64,
+    /// `max_jobs`: with isolation `namespace`, jobs that a container serves before it is replaced: at least 1; default
+    /// 10000.
+    pub max_jobs: u64,
 }
 
 impl PoolConfig {
@@ -292,11 +301,20 @@ impl PoolConfig {
             mounts: Vec::new(),
             ulimits: BTreeMap::new(),
             shm_size: None,
+            isolation: Isolation::Container,
+            scratch: 1 << 30,
+            max_jobs: 10_000,
         }
     }
 }
 
 impl PoolConfig {
+    /// What keeps it from having isolation `namespace`: the key, and why.
+    #[must_use]
+    pub fn not_for_namespaces(&self) -> Vec<(&'static str, String)> {
+        isolation::not_clean(self)
+    }
+
     /// What makes a container of this pool the one that it is: all but what can change without a new container.
     #[must_use]
     pub fn container(&self) -> PoolConfig {
@@ -308,6 +326,7 @@ impl PoolConfig {
             timeout: plain.timeout,
             stop_grace: plain.stop_grace,
             logs_limit: plain.logs_limit,
+            max_jobs: plain.max_jobs,
             ..self.clone()
         }
     }
@@ -349,6 +368,15 @@ pub enum Pull {
     Never,
 }
 
+/// `isolation`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// `container`: one container, one job.
+    Container,
+    /// `namespace`: one container serves many jobs, each in namespaces and over an overlay of its own.
+    Namespace,
+}
+
 /// `security`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Security {
@@ -367,6 +395,8 @@ pub struct MountConfig {
     pub target: String,
     /// `read_only`: default false.
     pub read_only: bool,
+    /// `shared`: with isolation `namespace`, what one job writes there is meant for the next ones; default false.
+    pub shared: bool,
 }
 
 /// One of `ulimits`; -1 is unlimited.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::fault::quoted;
 use super::field::Field;
 use super::image;
+use super::isolation;
 use super::reader::{Outcome, Section};
 use super::security::{capability, security_option};
 use super::storage::{Targets, is_docker_name, mounts, tmpfs};
@@ -13,7 +14,7 @@ use super::suggest::{did_you_mean, nearest};
 use super::values::{
     LONGEST, any_text, choice, duration, flag, fraction, list, number, size, text, text_such_that, within,
 };
-use super::{IdleConfig, PoolConfig, Pull, Security, TimeoutConfig, Ulimit};
+use super::{IdleConfig, Isolation, PoolConfig, Pull, Security, TimeoutConfig, Ulimit};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A job that may run for no time at all can't succeed.
@@ -86,7 +87,13 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
     let mounts = section.or("mounts", Vec::new(), |field| mounts(field, &mut targets));
     let ulimits = section.or("ulimits", BTreeMap::new(), ulimits);
     let shm_size = section.optional("shm_size", within(size, 1..=u64::MAX, "at least one byte"));
-    let isolation = section.or("isolation", (), isolation);
+    let isolation = section.or(
+        "isolation",
+        Isolation::Container,
+        choice(&[("container", Isolation::Container), ("namespace", Isolation::Namespace)]),
+    );
+    let scratch = section.optional("scratch", within(size, MIB..=u64::MAX, "at least 1MiB"));
+    let max_jobs = section.optional("max_jobs", number(1..=u64::MAX));
 
     if security == Ok(Security::Docker) {
         section.advise(
@@ -96,8 +103,12 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
     if network.as_ref().is_ok_and(|network| network.as_deref() == Some("host")) {
         section.advise("shares the host's network, and with it every service that listens on localhost");
     }
-    isolation?;
-    Ok(PoolConfig {
+    let written: Vec<&'static str> =
+        [("scratch", scratch.is_ok_and(|s| s.is_some())), ("max_jobs", max_jobs.is_ok_and(|n| n.is_some()))]
+            .into_iter()
+            .filter_map(|(key, written)| written.then_some(key))
+            .collect();
+    let pool = PoolConfig {
         image: image?,
         pull: pull?,
         idle: idle?,
@@ -125,7 +136,12 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
         mounts: mounts?,
         ulimits: ulimits?,
         shm_size: shm_size?,
-    })
+        isolation: isolation?,
+        scratch: scratch?.unwrap_or(1 << 30),
+        max_jobs: max_jobs?.unwrap_or(10_000),
+    };
+    isolation::check(section, &pool, &written)?;
+    Ok(pool)
 }
 
 fn image(field: &mut Field<'_, '_>) -> Outcome<String> {
@@ -287,14 +303,4 @@ fn ulimit(field: &mut Field<'_, '_>) -> Outcome<Ulimit> {
         }
         Ok(Ulimit { soft, hard })
     })
-}
-
-fn isolation(field: &mut Field<'_, '_>) -> Outcome<()> {
-    match field.text() {
-        Some("container") => Ok(()),
-        Some("namespace") => {
-            Err(field.wrong("'namespace' is not available yet in this version: write \"container\""))
-        }
-        _ => Err(field.is_not("known here: write \"container\"")),
-    }
 }

@@ -8,51 +8,7 @@ use super::field::Field;
 use super::reader::Outcome;
 use super::suggest::{did_you_mean, nearest};
 use super::values::any_text;
-
-/// The kernel's capabilities (`linux/capability.h`, complete since 5.9), without `CAP_`.
-const CAPABILITIES: [&str; 41] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
+use crate::seccomp::Capabilities;
 
 /// Profiles are some ten KiB; above this it is the wrong file.
 const LARGEST_PROFILE: u64 = 1 << 20;
@@ -61,10 +17,10 @@ const LARGEST_PROFILE: u64 = 1 << 20;
 pub(super) fn capability(field: &mut Field<'_, '_>) -> Outcome<String> {
     let text = any_text(field)?.to_ascii_uppercase();
     let name = text.strip_prefix("CAP_").unwrap_or(&text);
-    if name == "ALL" || CAPABILITIES.contains(&name) {
+    if name == "ALL" || Capabilities::NAMES.contains(&name) {
         return Ok(name.to_owned());
     }
-    let hint = nearest(name, CAPABILITIES)
+    let hint = nearest(name, Capabilities::NAMES)
         .map_or_else(|| ": write one such as \"CHOWN\", or \"ALL\"".to_owned(), did_you_mean);
     Err(field.is_not(&format!("a capability of the kernel{hint}")))
 }

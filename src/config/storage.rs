@@ -81,7 +81,8 @@ pub(super) fn mounts(field: &mut Field<'_, '_>, targets: &mut Targets) -> Outcom
                 targets.claim(field, &target)
             });
             let read_only = section.or("read_only", false, flag);
-            Ok(MountConfig { source: source?, target: target?, read_only: read_only? })
+            let shared = section.or("shared", false, flag);
+            Ok(MountConfig { source: source?, target: target?, read_only: read_only?, shared: shared? })
         })
     })
 }

@@ -124,6 +124,9 @@ fn everything_but_the_image_has_a_default() {
             mounts: vec![],
             ulimits: BTreeMap::new(),
             shm_size: None,
+            isolation: Isolation::Container,
+            scratch: 1 << 30,
+            max_jobs: 10_000,
         }
     );
 }
@@ -140,7 +143,8 @@ fn the_designs_example_loads_unchanged() {
     assert_eq!(pool.cap_add, ["CHOWN"]);
     assert_eq!(pool.tmpfs["/scratch"], "size=64m");
     assert_eq!(pool.ulimits["nofile"], Ulimit { soft: 1024, hard: 1024 });
-    let mount = MountConfig { source: "/srv/cache".into(), target: "/cache".into(), read_only: true };
+    let mount =
+        MountConfig { source: "/srv/cache".into(), target: "/cache".into(), read_only: true, shared: false };
     assert_eq!(pool.mounts, [mount]);
 }
 
@@ -363,11 +367,9 @@ fn each_fault_of_a_pool_has_its_place() {
             "31: pool.build.ulimits.nofile.soft: '-1' is above hard",
         ),
         ("ulimits = { nofile = -2 }", "22: pool.build.ulimits.nofile: '-2' is not in range"),
-        (
-            "isolation = \"namespace\"",
-            "13: pool.build.isolation: 'namespace' is not available yet in this version",
-        ),
         ("isolation = \"vm\"", "13: pool.build.isolation: 'vm' is not known here"),
+        ("scratch = \"1GiB\"", "11: pool.build.scratch: has a meaning with isolation = \"namespace\" alone"),
+        ("max_jobs = 5", "12: pool.build.max_jobs: has a meaning with isolation = \"namespace\" alone"),
     ] {
         let found = faults(&format!("{MINIMAL}{key}"));
         assert_eq!(found.len(), 1, "{key}: {found:?}");
@@ -704,5 +706,29 @@ proptest! {
                 prop_assert!(faults.iter().all(|fault| !fault.to_string().contains('\n')), "{}", faults);
             }
         }
+    }
+}
+
+#[test]
+fn isolation_by_namespaces_refuses_what_the_next_job_would_see() {
+    let pool = |keys: &str| faults(&format!("{MINIMAL}isolation = \"namespace\"\n{keys}"));
+    assert_eq!(pool("scratch = \"64MiB\"\nmax_jobs = 5"), [""; 0]);
+    assert_eq!(pool("cap_add = [\"SYS_PTRACE\"]\nsecurity_opt = [\"no-new-privileges\"]"), [""; 0]);
+    assert_eq!(pool("mounts = [{ source = \"/a\", target = \"/a\", read_only = true }]"), [""; 0]);
+    assert_eq!(pool("mounts = [{ source = \"/a\", target = \"/a\", shared = true }]"), [""; 0]);
+    for (keys, said) in [
+        ("cap_add = [\"NET_ADMIN\"]", "cap_add: 'NET_ADMIN' reaches what jobs in one container share"),
+        ("cap_add = [\"ALL\"]", "cap_add: 'ALL' reaches"),
+        ("security_opt = [\"seccomp=unconfined\"]", "security_opt: 'seccomp' can't be chosen"),
+        ("security_opt = [\"apparmor=mine\"]", "security_opt: 'apparmor' can't be chosen"),
+        ("network = \"host\"", "network: 'host' is shared with the host"),
+        (
+            "mounts = [{ source = \"/a\", target = \"/b\" }]",
+            "mounts: what one job writes to '/b' the next one sees",
+        ),
+    ] {
+        let found = pool(keys);
+        assert_eq!(found.len(), 1, "{keys}: {found:?}");
+        assert!(found[0].contains(said), "{keys}: {found:?}");
     }
 }

@@ -7,6 +7,10 @@ use super::PoolName;
 /// Header in which a retried job carries the number of attempts that came before. A header of our own,
 /// since RabbitMQ 4.0 ignores the `x-death` of a republished message.
 pub const ATTEMPTS_HEADER: &str = "x-prewarm-attempts";
+/// Header in which a retried job carries how many of its attempts met trouble of ours.
+pub const TROUBLES_HEADER: &str = "x-prewarm-troubles";
+/// Header in which a retried job carries how many of its attempts it failed by itself.
+pub const FAILURES_HEADER: &str = "x-prewarm-failures";
 /// Header of a quorum queue: how often the message was given out and came back.
 pub const DELIVERY_COUNT_HEADER: &str = "x-delivery-count";
 /// Header of a dead-lettered job: why, in words.

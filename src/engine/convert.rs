@@ -9,8 +9,11 @@ use bollard::models::{
 };
 
 use super::{ContainerId, ContainerSpec, ContainerState, INIT_DIR, INIT_PATH, Image, Listed};
-use crate::config::{MountConfig, PoolConfig, Security};
+use crate::config::{Isolation, MountConfig, PoolConfig, Security};
+use crate::seccomp::{self, Capabilities};
 
+/// Init's argument; see [`crate::init::wire::NAMESPACE`].
+const NAMESPACE: &str = "namespace";
 /// Process limit of `security = "hardened"` where the pool sets none.
 const HARDENED_PIDS: u64 = 512;
 
@@ -20,10 +23,17 @@ pub fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         // An entrypoint of our own also stops the engine from appending the image's CMD.
-        entrypoint: Some(vec![INIT_PATH.into()]),
+        entrypoint: Some(match pool.isolation {
+            Isolation::Container => vec![INIT_PATH.into()],
+            Isolation::Namespace => vec![INIT_PATH.into(), NAMESPACE.into()],
+        }),
         cmd: None,
         env: (!pool.env.is_empty()).then(|| pool.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
-        user: pool.user.clone(),
+        user: match pool.isolation {
+            Isolation::Container => pool.user.clone(),
+            // Init is root there, whoever jobs are.
+            Isolation::Namespace => Some("0:0".into()),
+        },
         working_dir: pool.workdir.clone(),
         labels: Some(spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
         // The attached stream is the container's lease on life: stdin is opened once, and when its one
@@ -41,17 +51,47 @@ pub fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     }
 }
 
+/// The capabilities that a pool's jobs have, as the engine would give them.
+pub fn capabilities(pool: &PoolConfig) -> Capabilities {
+    Capabilities::of(&pool.cap_add, &cap_drop(pool))
+}
+
+fn cap_drop(pool: &PoolConfig) -> Vec<String> {
+    let mut dropped = pool.cap_drop.clone();
+    if pool.security == Security::Hardened && !dropped.iter().any(|c| c == "ALL") {
+        dropped.insert(0, "ALL".into());
+    }
+    dropped
+}
+
+/// What init needs for itself with isolation `namespace`: to make namespaces and mounts, device nodes, to become another
+/// user, to give up what the pool's jobs don't have, and to stop them.
+const INIT_NEEDS: [&str; 8] =
+    ["SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP", "CHOWN", "DAC_OVERRIDE", "KILL"];
+
+/// Init's own process, and the one that will be the next job, count against the limit too.
+const INIT_PIDS: u64 = 1;
+
 fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {
     let hardened = pool.security == Security::Hardened;
-    let mut cap_drop = pool.cap_drop.clone();
+    let namespace = pool.isolation == Isolation::Namespace;
+    let (mut cap_add, mut cap_drop) = (pool.cap_add.clone(), cap_drop(pool));
     let mut security_opt = pool.security_opt.clone();
-    if hardened {
-        if !cap_drop.iter().any(|c| c == "ALL") {
-            cap_drop.insert(0, "ALL".into());
-        }
-        if !security_opt.iter().any(|o| o.starts_with("no-new-privileges")) {
-            security_opt.push("no-new-privileges".into());
-        }
+    if hardened && !security_opt.iter().any(|o| o.starts_with("no-new-privileges")) {
+        security_opt.push("no-new-privileges".into());
+    }
+    let mut pids = pool.pids.or(hardened.then_some(HARDENED_PIDS));
+    if namespace {
+        // Exactly what jobs may have, and what init needs to make their worlds.
+        let jobs = capabilities(pool);
+        cap_drop = vec!["ALL".into()];
+        let all = jobs.with(Capabilities::of(&INIT_NEEDS, &["ALL"]));
+        cap_add = all.names().map(str::to_owned).collect();
+        security_opt.retain(|option| !option.starts_with("seccomp="));
+        security_opt.push(format!("seccomp={}", seccomp::container_profile(jobs)));
+        // The engine's own profile denies mounts; jobs go under it again. Where there is no AppArmor this says nothing.
+        security_opt.push("apparmor=unconfined".into());
+        pids = pids.map(|pids| pids.saturating_add(INIT_PIDS));
     }
     HostConfig {
         // Nothing else removes a container whose worker was killed; anonymous volumes go with it.
@@ -61,9 +101,9 @@ fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {
         memory: pool.memory.map(to_i64),
         nano_cpus: pool.cpus_milli.map(|m| to_i64(m.saturating_mul(1_000_000))),
         cpu_shares: pool.cpu_shares.map(to_i64),
-        pids_limit: pool.pids.or(hardened.then_some(HARDENED_PIDS)).map(to_i64),
+        pids_limit: pids.map(to_i64),
         network_mode: pool.network.clone().or(hardened.then(|| "none".into())),
-        cap_add: some(pool.cap_add.clone()),
+        cap_add: some(cap_add),
         cap_drop: some(cap_drop),
         security_opt: some(security_opt),
         runtime: pool.runtime.clone(),
@@ -122,6 +162,7 @@ pub fn image(name: &str, inspect: ImageInspect) -> Image {
         entrypoint: config.entrypoint.unwrap_or_default(),
         cmd: config.cmd.unwrap_or_default(),
         env: config.env.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
         stop_signal: config.stop_signal.filter(|s| !s.is_empty()),
         architecture: inspect.architecture.unwrap_or_default(),
     }
@@ -226,8 +267,8 @@ mod tests {
             p.tmpfs = BTreeMap::from([("/scratch".into(), "size=64m".into())]);
             p.ulimits = BTreeMap::from([("nofile".into(), Ulimit { soft: 1, hard: -1 })]);
             p.mounts = vec![
-                MountConfig { source: "/srv".into(), target: "/s".into(), read_only: true },
-                MountConfig { source: "vol".into(), target: "/v".into(), read_only: false },
+                MountConfig { source: "/srv".into(), target: "/s".into(), read_only: true, shared: false },
+                MountConfig { source: "vol".into(), target: "/v".into(), read_only: false, shared: false },
             ];
         });
         assert_eq!(b.env, Some(vec!["A=1=2".into()]));

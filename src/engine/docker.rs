@@ -185,6 +185,11 @@ impl Engine for Docker {
             architecture: engine,
             cpus: info.ncpu.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
             memory: info.mem_total.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
+            apparmor: info
+                .security_options
+                .unwrap_or_default()
+                .iter()
+                .any(|o| o.starts_with("name=apparmor")),
         })
     }
 

@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Attached, ContainerId};
 use crate::contract::event::Stream;
-use crate::init::wire::{self, Exited, Failed, HEADER, Kind, Malformed, StartHead};
+use crate::init::wire::{self, Doubt, Exited, Failed, HEADER, Kind, Malformed, SetupHead, StartHead};
 
 /// How long the engine may take to accept a frame.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
@@ -29,6 +29,8 @@ pub enum Frame {
     Exited(Exited),
     /// The entrypoint was not executed.
     Failed(Failed),
+    /// No other job should run there.
+    Doubt(Doubt),
 }
 
 /// Why nothing more comes from an init.
@@ -104,7 +106,11 @@ impl Link {
             Kind::StdinTaken => Frame::StdinTaken,
             Kind::Exited => Frame::Exited(Exited::decode(&payload).map_err(protocol)?),
             Kind::Failed => Frame::Failed(Failed::decode(&payload).map_err(protocol)?),
-            Kind::Start | Kind::Stdin | Kind::StdinEof | Kind::Signal => {
+            Kind::Doubt => match payload.first().copied().and_then(Doubt::from_u8) {
+                Some(doubt) => Frame::Doubt(doubt),
+                None => return Err(protocol(Malformed::Payload(kind))),
+            },
+            Kind::Setup | Kind::Start | Kind::Stdin | Kind::StdinEof | Kind::Signal => {
                 return Err(protocol(Malformed::Kind(kind as u8)));
             }
         }))
@@ -189,6 +195,38 @@ pub fn start_frame(argv: &[String], env: &[String], stdin: Stdin) -> Result<Vec<
         frame.push(0);
     }
     Ok(frame)
+}
+
+/// Encodes a SETUP frame. Strings must be without NUL, as in [`start_frame`].
+pub fn setup_frame(setup: &Setup<'_>) -> Vec<u8> {
+    let Setup { capabilities, scratch, user, profile, kept, program } = setup;
+    // As many mounts as an operator can write.
+    let head = SetupHead { capabilities: *capabilities, scratch: *scratch, kept: kept.len() as u32 };
+    let mut payload = head.encode().to_vec();
+    for text in [user, profile].into_iter().chain(*kept) {
+        debug_assert!(!text.contains('\0'), "checked when it came in");
+        payload.extend_from_slice(text.as_bytes());
+        payload.push(0);
+    }
+    payload.extend_from_slice(program);
+    encode(Kind::Setup, &payload)
+}
+
+/// What a SETUP frame says; see [`SetupHead`].
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// Jobs' bounding set of capabilities.
+    pub capabilities: u64,
+    /// Bytes that a job may write into its root file system.
+    pub scratch: u64,
+    /// As in Docker's `USER`; empty: root.
+    pub user: &'a str,
+    /// The AppArmor profile that jobs run under; empty: none.
+    pub profile: &'a str,
+    /// Mount points that jobs see as they are.
+    pub kept: &'a [&'a str],
+    /// The seccomp program for jobs.
+    pub program: &'a [u8],
 }
 
 /// What a job has as stdin.

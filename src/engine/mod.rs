@@ -95,6 +95,8 @@ pub struct EngineInfo {
     pub cpus: u64,
     /// Memory in bytes.
     pub memory: u64,
+    /// Whether it confines containers with AppArmor.
+    pub apparmor: bool,
 }
 
 /// A container's id, as the engine gave it.
@@ -139,6 +141,8 @@ pub struct Image {
     pub cmd: Vec<String>,
     /// ENV, as `NAME=value`.
     pub env: Vec<String>,
+    /// USER; empty: root.
+    pub user: String,
     /// STOPSIGNAL, if it has one.
     pub stop_signal: Option<String>,
     /// `amd64`, `arm64`, …; empty if it doesn't say.

@@ -8,14 +8,9 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-/// Init's sources, in this directory.
-const SOURCES: [&str; 8] =
-    ["main.rs", "child.rs", "home.rs", "input.rs", "job.rs", "output.rs", "sys.rs", "wire.rs"];
-
 fn main() -> ExitCode {
-    for source in SOURCES {
-        println!("cargo::rerun-if-changed=src/init/{source}");
-    }
+    // The whole directory.
+    println!("cargo::rerun-if-changed=src/init");
     match build() {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {

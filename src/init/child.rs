@@ -7,9 +7,10 @@ use crate::home;
 use crate::sys::{self, Arg, Environment, Errno, Fd};
 use crate::wire::{Failed, StartHead, Step};
 
-/// The job's ends of its pipes. No `stdin` means `/dev/null`.
+/// The job's ends of its pipes.
 pub struct Ends {
-    pub stdin: Option<Fd>,
+    /// For those who have a stdin of their own, not `/dev/null`.
+    pub stdin: Fd,
     pub stdout: Fd,
     pub stderr: Fd,
     /// Where a failure is reported, in the form of a FAILED payload; closed by a successful `execve`.
@@ -19,6 +20,11 @@ pub struct Ends {
 /// Becomes the entrypoint that the START frame names, or reports why not.
 pub fn become_entrypoint(head: StartHead, strings: &[u8], inherited: Environment, ends: &Ends) -> ! {
     let Err(failed) = execute(head, strings, inherited, ends);
+    give_up(ends, failed)
+}
+
+/// Reports why there will be no entrypoint, and ends.
+pub fn give_up(ends: &Ends, failed: Failed) -> ! {
     let _ = sys::write(&ends.report, &failed.encode());
     sys::exit(125)
 }
@@ -33,10 +39,11 @@ fn execute(
     let mut strings = strings.split_inclusive(|b| *b == 0).filter_map(|s| CStr::from_bytes_with_nul(s).ok());
 
     sys::new_session().map_err(at(Step::Fork))?;
-    match &ends.stdin {
-        Some(pipe) => sys::place(pipe, 0),
+    if head.stdin {
+        sys::place(&ends.stdin, 0)
+    } else {
         // To be written to as well, since that is how the runtime gives it to Docker's.
-        None => sys::open_both_ways(c"/dev/null").and_then(|null| sys::place(&null, 0)),
+        sys::open_both_ways(c"/dev/null").and_then(|null| sys::place(&null, 0))
     }
     .and_then(|()| sys::place(&ends.stdout, 1))
     .and_then(|()| sys::place(&ends.stderr, 2))
@@ -108,7 +115,7 @@ fn name_of(variable: &CStr) -> &[u8] {
 }
 
 /// The kernel's limit for a path, its NUL included.
-const PATH_MAX: usize = 4096;
+pub const PATH_MAX: usize = 4096;
 
 /// The file that `name` stands for, as execvp(3) finds it under `docker run --init`: if there was nothing but a file
 /// that may not be executed, that is what is reported.
@@ -138,12 +145,17 @@ fn find<'a>(name: &'a CStr, path: Option<&[u8]>, candidate: &'a mut [u8; PATH_MA
 }
 
 fn join<'a>(buffer: &'a mut [u8; PATH_MAX], parts: [&[u8]; 3]) -> Option<&'a CStr> {
+    CStr::from_bytes_with_nul(concat(buffer, parts)?).ok()
+}
+
+/// The parts one after the other, if they fit.
+pub fn concat<'a, const N: usize>(buffer: &'a mut [u8], parts: [&[u8]; N]) -> Option<&'a [u8]> {
     let mut at = 0;
     for part in parts {
         buffer.get_mut(at..at + part.len())?.copy_from_slice(part);
         at += part.len();
     }
-    CStr::from_bytes_with_nul(&buffer[..at]).ok()
+    Some(&buffer[..at])
 }
 
 /// Whether `file` may be executed: EACCES for a directory too, as execve would say.

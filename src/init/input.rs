@@ -6,8 +6,10 @@ use crate::wire::{self, CHUNK_MAX, HEADER, Kind};
 
 /// A frame that is complete.
 pub enum Command {
-    /// The START payload, or why there was no memory for it.
-    Start(sys::Result<Mapping>),
+    /// What the worlds of jobs are to be.
+    Setup(Mapping),
+    /// The START payload and its length, or why there was no memory for it.
+    Start(sys::Result<(Mapping, usize)>),
     /// The chunk holds bytes for the job's stdin: see [`Input::chunk`].
     Stdin,
     StdinEof,
@@ -17,6 +19,7 @@ pub enum Command {
 /// Where the payload of the frame that is being read goes.
 enum Body {
     Start(Mapping),
+    Setup(Mapping),
     /// There is no memory for this START; its bytes are thrown away.
     Refused(Errno),
     Chunk,
@@ -35,6 +38,8 @@ pub struct Input {
     /// Memory for one STDIN payload, used by the job until it is in the job's pipe.
     memory: Mapping,
     chunk: Chunk,
+    /// Where the next START payload goes, if not into memory of its own.
+    start: Option<Mapping>,
 }
 
 /// The part of a STDIN payload that the job's pipe has not taken.
@@ -55,11 +60,17 @@ impl Input {
             kind: Kind::Signal,
             memory: Mapping::new(CHUNK_MAX)?,
             chunk: Chunk::Free,
+            start: None,
         })
     }
 
     pub fn fd(&self) -> &Fd {
         &self.fd
+    }
+
+    /// The next START payload is to go into this memory, which has room for the largest.
+    pub fn start_goes_into(&mut self, memory: Mapping) {
+        self.start = Some(memory);
     }
 
     /// Reads what there is, up to the end of one frame. `accepts` says whether a kind has a place now, given
@@ -76,7 +87,11 @@ impl Input {
             self.kind = kind;
             self.len = len;
             self.body = match kind {
-                Kind::Start => Mapping::new(len).map_or_else(Body::Refused, Body::Start),
+                Kind::Start => match self.start.take() {
+                    Some(memory) => Body::Start(memory),
+                    None => Mapping::new(len).map_or_else(Body::Refused, Body::Start),
+                },
+                Kind::Setup => Body::Setup(Mapping::new(len).map_err(|_| Quit::Kernel("memory for SETUP"))?),
                 Kind::Signal if len == 4 => Body::Number([0; 4]),
                 Kind::Signal => return Err(Quit::Protocol),
                 _ => Body::Chunk,
@@ -89,7 +104,8 @@ impl Input {
         // The mapping moves out with the command, so that it lives no longer than its use.
         let body = core::mem::replace(&mut self.body, Body::Chunk);
         Ok(Some(match (self.kind, body) {
-            (_, Body::Start(payload)) => Command::Start(Ok(payload)),
+            (_, Body::Start(payload)) => Command::Start(Ok((payload, self.len))),
+            (_, Body::Setup(payload)) => Command::Setup(payload),
             (_, Body::Refused(errno)) => Command::Start(Err(errno)),
             (_, Body::Number(n)) => match u32::from_le_bytes(n) {
                 n @ 1..=64 => Command::Signal(n as i32),
@@ -122,7 +138,7 @@ impl Input {
                 return Ok(true);
             }
             let room = match &mut self.body {
-                Body::Start(payload) => &mut payload[at..],
+                Body::Start(payload) | Body::Setup(payload) => &mut payload[at..self.len],
                 Body::Number(n) => &mut n[at..],
                 Body::Chunk => &mut self.memory[at..self.len],
                 Body::Refused(_) => &mut self.memory[..(self.len - at).min(CHUNK_MAX)],

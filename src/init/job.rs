@@ -100,6 +100,32 @@ impl Stream {
     }
 }
 
+/// Init's ends of a job's pipes: none of them ever blocks.
+pub struct Pipes {
+    pub report: Fd,
+    pub stdin: Fd,
+    pub stdout: Fd,
+    pub stderr: Fd,
+}
+
+/// Both sides of a job's pipes. Those who need no stdin don't use it.
+pub fn pipes() -> Result<(Pipes, child::Ends), Failed> {
+    let make = || {
+        let (report, report_end) = sys::pipe()?;
+        let (stdin_end, stdin) = sys::pipe()?;
+        let (stdout, stdout_end) = sys::pipe()?;
+        let (stderr, stderr_end) = sys::pipe()?;
+        let ours = Pipes { report, stdin, stdout, stderr };
+        for fd in [&ours.report, &ours.stdin, &ours.stdout, &ours.stderr] {
+            sys::set_nonblocking(fd)?;
+        }
+        let ends =
+            child::Ends { stdin: stdin_end, stdout: stdout_end, stderr: stderr_end, report: report_end };
+        Ok((ours, ends))
+    };
+    make().map_err(|errno: Errno| Failed { step: Step::Pipe, errno: errno.0 })
+}
+
 /// A job, from its fork to its EXITED.
 pub struct Job {
     entrypoint: Pid,
@@ -121,42 +147,28 @@ pub struct Job {
 impl Job {
     /// Forks the process that will execute the entrypoint.
     pub fn launch(head: StartHead, strings: &[u8], environment: Environment) -> Result<Job, Failed> {
-        let at = |step| move |errno: Errno| Failed { step, errno: errno.0 };
-        let ours = |fd: Fd| sys::set_nonblocking(&fd).map(|()| fd).map_err(at(Step::Pipe));
-        let (report, report_end) = sys::pipe().map_err(at(Step::Pipe))?;
-        let (stdout, stdout_end) = sys::pipe().map_err(at(Step::Pipe))?;
-        let (stderr, stderr_end) = sys::pipe().map_err(at(Step::Pipe))?;
-        let (stdin_end, stdin) =
-            if head.stdin { Some(sys::pipe().map_err(at(Step::Pipe))?) } else { None }.unzip();
-        let report = ours(report)?;
-        let stdout = ours(stdout)?;
-        let stderr = ours(stderr)?;
-        let stdin = stdin.map(ours).transpose()?;
-        let entrypoint = match sys::fork().map_err(at(Step::Fork))? {
-            Fork::Child => {
-                let ends = child::Ends {
-                    stdin: stdin_end,
-                    stdout: stdout_end,
-                    stderr: stderr_end,
-                    report: report_end,
-                };
-                child::become_entrypoint(head, strings, environment, &ends)
-            }
-            Fork::Parent(pid) => pid,
-        };
-        Ok(Job {
+        let (ours, ends) = pipes()?;
+        match sys::fork().map_err(|errno| Failed { step: Step::Fork, errno: errno.0 })? {
+            Fork::Child => child::become_entrypoint(head, strings, environment, &ends),
+            Fork::Parent(pid) => Ok(Job::begun(pid, ours, head.stdin)),
+        }
+    }
+
+    /// The job that the process `entrypoint` is about to execute.
+    pub fn begun(entrypoint: Pid, ours: Pipes, stdin: bool) -> Job {
+        Job {
             entrypoint,
             phase: Phase::Running,
-            report: Some(report),
+            report: Some(ours.report),
             failed: None,
-            stdin: stdin.map_or(Stdin::None, Stdin::Open),
-            stdout: Stream { kind: Kind::Stdout, pipe: Some(stdout), left: 0 },
-            stderr: Stream { kind: Kind::Stderr, pipe: Some(stderr), left: 0 },
+            stdin: if stdin { Stdin::Open(ours.stdin) } else { Stdin::None },
+            stdout: Stream { kind: Kind::Stdout, pipe: Some(ours.stdout), left: 0 },
+            stderr: Stream { kind: Kind::Stderr, pipe: Some(ours.stderr), left: 0 },
             left_behind: false,
             interfered: false,
             cpu_us: 0,
             max_rss_kib: 0,
-        })
+        }
     }
 
     /// What to wait for on the job's behalf, and how long at most (in milliseconds).

@@ -27,9 +27,12 @@ mod child;
 mod home;
 mod input;
 mod job;
+mod mounts;
 mod output;
+mod sandbox;
 #[allow(unsafe_code, reason = "system calls")]
 mod sys;
+mod user;
 #[allow(dead_code, reason = "the worker's half of it")]
 mod wire;
 
@@ -38,8 +41,9 @@ use core::convert::Infallible;
 use input::{Command, Input};
 use job::{Job, Progress};
 use output::Output;
+use sandbox::{News, Sandbox, Stage, Staged};
 use sys::{Environment, Errno, Fd, Poll};
-use wire::{Failed, Kind, StartHead, Step};
+use wire::{Doubt, Failed, Kind, StartHead, Step};
 
 /// Why init ends.
 pub enum Quit {
@@ -49,6 +53,10 @@ pub enum Quit {
     Protocol,
     /// A signal asked an idle init to end.
     Asked,
+    /// No other job should run here.
+    Doubt(Doubt),
+    /// There can be no job here, and why.
+    Unable(Failed),
     /// The kernel refused something that only a broken container refuses.
     Kernel(&'static str),
 }
@@ -65,14 +73,18 @@ mod slot {
     pub const COUNT: usize = 7;
 }
 
-fn main(environment: Environment) -> ! {
-    let code = match Init::new(environment).and_then(|mut init| {
+fn main(arguments: Environment, environment: Environment) -> ! {
+    let isolation = match arguments.iter().nth(1) {
+        Some(name) if name == wire::NAMESPACE => Isolation::Expected,
+        _ => Isolation::Container,
+    };
+    let code = match Init::new(environment, isolation).and_then(|mut init| {
         let Err(why) = init.serve();
         init.last_words(&why);
         Err(why)
     }) {
-        Ok(()) | Err(Quit::WorkerGone | Quit::Asked) => 0,
-        Err(Quit::Protocol) => 125,
+        Ok(()) | Err(Quit::WorkerGone | Quit::Asked | Quit::Doubt(_)) => 0,
+        Err(Quit::Protocol | Quit::Unable(_)) => 125,
         Err(Quit::Kernel(what)) => {
             sys::complain(b"prewarm-init: the kernel refused ");
             sys::complain(what.as_bytes());
@@ -83,8 +95,20 @@ fn main(environment: Environment) -> ! {
     sys::exit(code)
 }
 
+/// How jobs are kept apart from what comes after them.
+#[expect(clippy::large_enum_variant, reason = "there is one, and no heap")]
+enum Isolation {
+    /// By their container: there is one job.
+    Container,
+    /// By namespaces; SETUP has not come yet.
+    Expected,
+    /// By namespaces.
+    Namespace { sandbox: Sandbox, staged: Option<Staged> },
+}
+
 struct Init {
     environment: Environment,
+    isolation: Isolation,
     signals: Fd,
     input: Input,
     output: Output,
@@ -94,7 +118,7 @@ struct Init {
 }
 
 impl Init {
-    fn new(environment: Environment) -> Result<Init, Quit> {
+    fn new(environment: Environment, isolation: Isolation) -> Result<Init, Quit> {
         // Before anything is opened: a free 0, 1 or 2 would be taken by one of our own descriptors.
         if !(0..3).all(sys::is_open) {
             return Err(Quit::Kernel("stdin, stdout or stderr"));
@@ -113,6 +137,7 @@ impl Init {
         sys::set_nonblocking(&stream).map_err(refused("nonblocking stdout"))?;
         Ok(Init {
             environment,
+            isolation,
             signals: sys::signals().map_err(refused("signalfd"))?,
             input: Input::new(commands).map_err(refused("memory for input"))?,
             output: Output::new(stream).map_err(refused("memory for output"))?,
@@ -124,13 +149,17 @@ impl Init {
 
     /// The loop. Returns only to end the process.
     fn serve(&mut self) -> Result<Infallible, Quit> {
-        self.output.control(Kind::Ready, &wire::VERSION.to_le_bytes())?;
+        if let Isolation::Container = self.isolation {
+            self.say_ready()?;
+        }
         loop {
             self.output.flush()?;
             let ready = self.wait()?;
             // First of all: whether exec succeeded, so that STARTED precedes everything else of the job's.
-            if let Some(job) = &mut self.job {
-                job.hear(&ready, &mut self.output)?;
+            match &mut self.job {
+                Some(job) => job.hear(&ready, &mut self.output)?,
+                None if ready[slot::REPORT].ready() => self.hear_staged()?,
+                None => {}
             }
             if ready[slot::SIGNALS].ready() {
                 self.take_signals()?;
@@ -153,6 +182,9 @@ impl Init {
         // With nothing to write this still reports that the last reader is gone (POLLERR).
         set[slot::OUTPUT] = Poll::on(self.output.fd(), if self.output.is_empty() { 0 } else { sys::POLLOUT });
         set[slot::SIGNALS] = Poll::on(&self.signals, sys::POLLIN);
+        if let Isolation::Namespace { staged: Some(staged), .. } = &self.isolation {
+            set[slot::REPORT] = Poll::on(&staged.pipes.report, sys::POLLIN);
+        }
         let timeout = self.job.as_ref().and_then(|job| job.interest(&mut set, &self.input, &self.output));
         sys::poll(&mut set, timeout).map_err(|_| Quit::Kernel("ppoll"))?;
         if set[slot::OUTPUT].broken() {
@@ -197,9 +229,10 @@ impl Init {
     }
 
     fn take_command(&mut self) -> Result<(), Quit> {
-        let job = &self.job;
+        let (job, isolation) = (&self.job, &self.isolation);
         let command = self.input.read(|kind, chunk_is_free| match kind {
-            Kind::Start => job.is_none(),
+            Kind::Setup => matches!(isolation, Isolation::Expected),
+            Kind::Start => job.is_none() && isolation.takes_start(),
             // For a job that just ended they are stale; for one that has no stdin they are a fault.
             Kind::Stdin => job.as_ref().is_none_or(|j| chunk_is_free && j.takes_stdin()),
             Kind::StdinEof => job.as_ref().is_none_or(Job::takes_stdin),
@@ -208,6 +241,7 @@ impl Init {
         })?;
         match (command, &mut self.job) {
             (None, _) => {}
+            (Some(Command::Setup(payload)), _) => self.set_up(payload)?,
             (Some(Command::Start(payload)), _) => self.start(payload)?,
             (Some(Command::Stdin), Some(job)) => job.feed(&mut self.input, &mut self.output)?,
             (Some(Command::Stdin), None) => self.input.free_chunk(),
@@ -218,11 +252,51 @@ impl Init {
         Ok(())
     }
 
-    fn start(&mut self, payload: sys::Result<sys::Mapping>) -> Result<(), Quit> {
+    fn say_ready(&mut self) -> Result<(), Quit> {
+        self.output.control(Kind::Ready, &wire::VERSION.to_le_bytes())
+    }
+
+    /// Lays the ground for jobs' worlds, and has the first one made.
+    fn set_up(&mut self, payload: sys::Mapping) -> Result<(), Quit> {
+        let sandbox = Sandbox::new(payload).map_err(Quit::Unable)?;
+        self.isolation = Isolation::Namespace { sandbox, staged: None };
+        self.stage()
+    }
+
+    /// Has the next job's world made, if jobs have one.
+    fn stage(&mut self) -> Result<(), Quit> {
+        if let Isolation::Namespace { sandbox, staged } = &mut self.isolation {
+            let (next, start) = sandbox.stage(self.environment).map_err(Quit::Unable)?;
+            self.input.start_goes_into(start);
+            *staged = Some(next);
+        }
+        Ok(())
+    }
+
+    /// The next job's world is made, or never will be.
+    fn hear_staged(&mut self) -> Result<(), Quit> {
+        let Isolation::Namespace { staged: Some(staged), .. } = &mut self.isolation else { return Ok(()) };
+        match staged.hear() {
+            News::None => Ok(()),
+            News::Waiting => self.say_ready(),
+            News::Failed(failed) => Err(Quit::Unable(failed)),
+            News::Dead => Err(Quit::Doubt(Doubt::Sandbox)),
+        }
+    }
+
+    fn start(&mut self, payload: sys::Result<(sys::Mapping, usize)>) -> Result<(), Quit> {
         let launched = match &payload {
-            Ok(payload) => {
-                let (head, strings) = StartHead::decode(payload).map_err(|_| Quit::Protocol)?;
-                Job::launch(head, strings, self.environment)
+            Ok((memory, length)) => {
+                let decoded = StartHead::decode(&memory[..*length]);
+                let (head, strings) = decoded.map_err(|_| Quit::Protocol)?;
+                match &mut self.isolation {
+                    Isolation::Namespace { staged, .. } => {
+                        let Some(staged) = staged.take() else { return Err(Quit::Protocol) };
+                        staged.go(*length).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
+                        Ok(Job::begun(staged.pid, staged.pipes, head.stdin))
+                    }
+                    _ => Job::launch(head, strings, self.environment),
+                }
             }
             Err(errno) => Err(Failed { step: Step::Memory, errno: errno.0 }),
         };
@@ -239,21 +313,46 @@ impl Init {
         self.input.free_chunk();
         let oom_kills = self.oom.advance();
         match job.verdict(oom_kills) {
-            Ok(exited) => self.output.control(Kind::Exited, &exited.encode()),
-            Err(failed) => self.output.control(Kind::Failed, &failed.encode()),
+            Ok(exited) => self.output.control(Kind::Exited, &exited.encode())?,
+            Err(failed) => self.output.control(Kind::Failed, &failed.encode())?,
         }
+        if let Isolation::Namespace { sandbox, .. } = &self.isolation {
+            // That comes first; there is time for the rest until the next job.
+            self.output.flush()?;
+            sandbox.is_as_it_was().map_err(Quit::Doubt)?;
+            self.stage()?;
+        }
+        Ok(())
     }
 
     /// What can still be done before the process ends.
     fn last_words(&mut self, why: &Quit) {
-        if matches!(why, Quit::Protocol) {
-            let failed = Failed { step: Step::Protocol, errno: 0 };
-            let _ = self.output.control(Kind::Failed, &failed.encode());
-            let _ = self.output.flush();
-        }
+        let failed = |step: Failed| step.encode();
+        let _ = match why {
+            Quit::Protocol => {
+                self.output.control(Kind::Failed, &failed(Failed { step: Step::Protocol, errno: 0 }))
+            }
+            Quit::Unable(why) => self.output.control(Kind::Failed, &failed(*why)),
+            Quit::Doubt(doubt) => self.output.control(Kind::Doubt, &[*doubt as u8]),
+            Quit::WorkerGone | Quit::Asked | Quit::Kernel(_) => Ok(()),
+        };
+        let _ = self.output.flush();
         // As the first process this is needless: the kernel does it.
         if let Some(job) = &self.job {
             job.kill(self.kill);
+        }
+    }
+}
+
+impl Isolation {
+    /// Whether a job could begin now, as far as this is concerned.
+    fn takes_start(&self) -> bool {
+        match self {
+            Isolation::Container => true,
+            Isolation::Expected => false,
+            Isolation::Namespace { staged, .. } => {
+                staged.as_ref().is_some_and(|staged| staged.state == Stage::Waiting)
+            }
         }
     }
 }

@@ -6,17 +6,20 @@
 //! no heap) and the worker read the same bytes with the same code.
 //!
 //! ```text
-//! worker → init   START  STDIN  STDIN_EOF  SIGNAL
-//! init → worker   READY  STARTED  STDOUT  STDERR  STDIN_TAKEN  EXITED | FAILED
+//! worker → init   [SETUP]  START  STDIN  STDIN_EOF  SIGNAL
+//! init → worker   READY  STARTED  STDOUT  STDERR  STDIN_TAKEN  EXITED | FAILED  [READY | DOUBT]
 //! ```
 //!
 //! Per container: READY once; then per START: STARTED, any number of STDOUT/STDERR/STDIN_TAKEN, and one
 //! EXITED, after which nothing follows. FAILED stands in place of STARTED…EXITED when the entrypoint
 //! could not be executed.
+//!
+//! With isolation `namespace` the worker first sends SETUP, and each EXITED or FAILED is followed by another READY, when the
+//! next job may come, or by DOUBT, when none should. FAILED in place of READY says why there can't be any.
 
 /// Version of this protocol; READY carries it, and a worker refuses any other. The init that a worker
 /// meets is the one it put there itself (volumes are named by content), so this is a safety net.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Length of a frame's header in bytes.
 pub const HEADER: usize = 5;
@@ -27,6 +30,13 @@ pub const CHUNK_MAX: usize = 64 * 1024;
 /// Largest payload of a START frame. The kernel takes at most 6 MiB of argument and environment strings
 /// (three quarters of `_STK_LIM`, fs/exec.c), whatever the stack limit is.
 pub const START_MAX: usize = 8 * 1024 * 1024;
+
+/// Init's argument for isolation `namespace`: it waits for SETUP before it says READY.
+pub const NAMESPACE: &core::ffi::CStr = c"namespace";
+
+/// Largest payload of a SETUP frame: a seccomp program is at most 4096 instructions of 8 bytes (`BPF_MAXINSNS`), and paths
+/// and names are what an operator wrote.
+pub const SETUP_MAX: usize = 256 * 1024;
 
 /// What a frame is. The numbers are the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +52,8 @@ pub enum Kind {
     StdinEof = 3,
     /// Send the entrypoint a signal. Payload: the number, `u32`.
     Signal = 4,
+    /// What worlds to make for jobs, before the first one. Payload: see [`SetupHead`].
+    Setup = 5,
     /// Init waits for a START. Payload: [`VERSION`], `u32`.
     Ready = 64,
     /// `execve` of the entrypoint succeeded. Empty.
@@ -56,6 +68,8 @@ pub enum Kind {
     Exited = 69,
     /// The entrypoint was not executed. Payload: [`Failed`].
     Failed = 70,
+    /// No other job should run in this container; init ends. Payload: a [`Doubt`]'s number, one byte.
+    Doubt = 71,
 }
 
 impl Kind {
@@ -66,6 +80,7 @@ impl Kind {
             2 => Kind::Stdin,
             3 => Kind::StdinEof,
             4 => Kind::Signal,
+            5 => Kind::Setup,
             64 => Kind::Ready,
             65 => Kind::Started,
             66 => Kind::Stdout,
@@ -73,6 +88,7 @@ impl Kind {
             68 => Kind::StdinTaken,
             69 => Kind::Exited,
             70 => Kind::Failed,
+            71 => Kind::Doubt,
             _ => return None,
         })
     }
@@ -81,6 +97,8 @@ impl Kind {
     pub const fn max_len(self) -> usize {
         match self {
             Kind::Start => START_MAX,
+            Kind::Setup => SETUP_MAX,
+            Kind::Doubt => 1,
             Kind::Stdin | Kind::Stdout | Kind::Stderr => CHUNK_MAX,
             Kind::StdinEof | Kind::Started | Kind::StdinTaken => 0,
             Kind::Signal | Kind::Ready => 4,
@@ -179,6 +197,89 @@ impl StartHead {
     }
 }
 
+/// The fixed head of a SETUP payload. After it come NUL-terminated strings: the user as in Docker's `USER` (empty: root), the
+/// AppArmor profile that jobs are to run under (empty: none), then as many mount points as `kept` says, which jobs
+/// are to see as they are. What follows is the seccomp program for jobs, in the kernel's form; none if it is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetupHead {
+    /// Jobs' bounding set of capabilities, and root's own.
+    pub capabilities: u64,
+    /// Bytes that a job may write into its root file system.
+    pub scratch: u64,
+    /// Number of mount points that jobs see as they are.
+    pub kept: u32,
+}
+
+impl SetupHead {
+    /// Length in bytes.
+    pub const LEN: usize = 20;
+
+    /// The bytes that open the payload.
+    pub fn encode(self) -> [u8; Self::LEN] {
+        let mut b = [0; Self::LEN];
+        b[..8].copy_from_slice(&self.capabilities.to_le_bytes());
+        b[8..16].copy_from_slice(&self.scratch.to_le_bytes());
+        b[16..].copy_from_slice(&self.kept.to_le_bytes());
+        b
+    }
+
+    /// Reads the head of a SETUP payload, its strings, and the seccomp program.
+    ///
+    /// # Errors
+    /// [`Malformed::Payload`] if it is too short, or lacks strings.
+    pub fn decode(payload: &[u8]) -> Result<(SetupHead, &[u8], &[u8]), Malformed> {
+        const BAD: Malformed = Malformed::Payload(Kind::Setup);
+        let Some((h, rest)) = payload.split_first_chunk::<{ Self::LEN }>() else {
+            return Err(BAD);
+        };
+        let head = SetupHead {
+            capabilities: u64_at(h, 0),
+            scratch: u64_at(h, 8),
+            kept: u32::from_le_bytes([h[16], h[17], h[18], h[19]]),
+        };
+        let mut ends = rest.iter().enumerate().filter(|(_, b)| **b == 0).map(|(at, _)| at + 1);
+        let Some(end) = ends.nth(head.kept as usize + 1) else {
+            return Err(BAD);
+        };
+        let (strings, program) = rest.split_at(end);
+        Ok((head, strings, program))
+    }
+}
+
+/// The eight bytes from `at` on, which are there.
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
+}
+
+/// Why a container that has served a job should not serve another. The numbers are the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Doubt {
+    /// The table of mounts is another than before the job.
+    Mounts = 1,
+    /// Init has other descriptors open than before the job.
+    Descriptors = 2,
+    /// Something else than init runs in the container.
+    Processes = 3,
+    /// The process that was to become the next job ended.
+    Sandbox = 4,
+}
+
+impl Doubt {
+    /// The one with this number, if there is one.
+    pub const fn from_u8(n: u8) -> Option<Doubt> {
+        Some(match n {
+            1 => Doubt::Mounts,
+            2 => Doubt::Descriptors,
+            3 => Doubt::Processes,
+            4 => Doubt::Sandbox,
+            _ => return None,
+        })
+    }
+}
+
 /// How an entrypoint ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -234,11 +335,6 @@ impl Exited {
     pub fn decode(payload: &[u8]) -> Result<Exited, Malformed> {
         const BAD: Malformed = Malformed::Payload(Kind::Exited);
         let b: &[u8; Self::LEN] = payload.try_into().map_err(|_| BAD)?;
-        let word = |at: usize| {
-            let mut w = [0; 8];
-            w.copy_from_slice(&b[at..at + 8]);
-            u64::from_le_bytes(w)
-        };
         Ok(Exited {
             end: match b[0] {
                 0 => End::Code(b[1]),
@@ -248,8 +344,8 @@ impl Exited {
             left_behind: b[2] & 1 != 0,
             interfered: b[2] & 2 != 0,
             oom_kills: u32::from_le_bytes([b[3], b[4], b[5], b[6]]),
-            cpu_us: word(7),
-            max_rss: word(15),
+            cpu_us: u64_at(b, 7),
+            max_rss: u64_at(b, 15),
         })
     }
 }
@@ -272,6 +368,26 @@ pub enum Step {
     Fork = 6,
     /// The worker sent what is no frame, or one that has no place here; init ends after this.
     Protocol = 7,
+    /// Finding the user or group in the image's `/etc/passwd` and `/etc/group`; ENOENT: it isn't there.
+    User = 8,
+    /// What all jobs of the container have in common: the table of mounts, the layer over the image.
+    Ground = 9,
+    /// New namespaces for the next job.
+    Namespaces = 10,
+    /// The job's root file system.
+    Overlay = 11,
+    /// What is mounted in it.
+    Mounts = 12,
+    /// What is in its `/dev`.
+    Devices = 13,
+    /// Making it the root.
+    Pivot = 14,
+    /// Becoming the user, giving up capabilities.
+    Credentials = 15,
+    /// The AppArmor profile.
+    AppArmor = 16,
+    /// The seccomp program.
+    Seccomp = 17,
 }
 
 impl Step {
@@ -285,6 +401,16 @@ impl Step {
             5 => Step::Pipe,
             6 => Step::Fork,
             7 => Step::Protocol,
+            8 => Step::User,
+            9 => Step::Ground,
+            10 => Step::Namespaces,
+            11 => Step::Overlay,
+            12 => Step::Mounts,
+            13 => Step::Devices,
+            14 => Step::Pivot,
+            15 => Step::Credentials,
+            16 => Step::AppArmor,
+            17 => Step::Seccomp,
             _ => return None,
         })
     }
@@ -338,6 +464,9 @@ mod tests {
             } else {
                 assert_eq!(parse_header([0, 0, 0, 0, n]), Err(Malformed::Kind(n)));
             }
+            if let Some(doubt) = Doubt::from_u8(n) {
+                assert_eq!(doubt as u8, n);
+            }
             if let Some(step) = Step::from_u8(n) {
                 let f = Failed { step, errno: -7 + i32::from(n) };
                 assert_eq!(Failed::decode(&f.encode()), Ok(f));
@@ -355,7 +484,20 @@ mod tests {
             }
         }
         assert!(Exited::decode(&[0; Exited::LEN - 1]).is_err());
-        assert!(Failed::decode(&[9; Failed::LEN]).is_err());
+        assert!(Failed::decode(&[99; Failed::LEN]).is_err());
+    }
+
+    #[test]
+    fn a_setup_payload_must_have_the_strings_that_its_head_counts() {
+        let head = SetupHead { capabilities: 1 << 40 | 3, scratch: u64::MAX, kept: 1 };
+        let mut ok = head.encode().to_vec();
+        ok.extend_from_slice(b"nobody\0\0/cache\0\x06\0\0\0\0\0\xff\x7f");
+        let (read, strings, program) = SetupHead::decode(&ok).unwrap();
+        assert_eq!((read, strings), (head, &b"nobody\0\0/cache\0"[..]));
+        assert_eq!(program, b"\x06\0\0\0\0\0\xff\x7f");
+        for short in [0, SetupHead::LEN - 1, SetupHead::LEN, SetupHead::LEN + 8] {
+            assert_eq!(SetupHead::decode(&ok[..short]), Err(Malformed::Payload(Kind::Setup)));
+        }
     }
 
     #[test]

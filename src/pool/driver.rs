@@ -148,6 +148,13 @@ impl Driver {
                 self.recovered(slot.pool, &recipe, image, warmup);
                 self.slots.ready(slot, now, &mut self.actions);
             }
+            Command::Returned { slot, handoff, away } => {
+                if let Some(held) = self.held.get_mut(&slot) {
+                    held.handoff = Some(handoff);
+                }
+                self.planner.returned(slot.pool.0, away);
+                self.slots.returned(slot, now, out);
+            }
             Command::Failed { slot, container, error } => {
                 match container {
                     Some(container) => {
@@ -275,7 +282,7 @@ impl Driver {
             managed.complain(sizing);
             let worth = (0..=managed.recipe.config.idle.max).map(|idle| self.planner.worth(index, idle));
             let worth = worth.take_while(|worth| *worth > 0.0).collect();
-            self.slots.set_target(pool, sizing.target, worth, now, &mut self.actions);
+            self.slots.set_target(pool, sizing.target, sizing.away, worth, now, &mut self.actions);
         }
     }
 

@@ -35,6 +35,7 @@ use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
 use crate::engine::link::Link;
 use crate::engine::{ContainerId, Engine, INSTANCE_LABEL, Image, WORKER_LABEL};
+use crate::init::wire::Exited;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use driver::{Command, Driver, Leftovers, Managed};
@@ -107,7 +108,8 @@ pub enum LeaseError {
     Closed,
 }
 
-/// The right to run one job in one container. Dropped, the container is retired.
+/// The right to run one job in one container. Dropped, the container is retired; only [`Lease::ended`] and
+/// [`Lease::not_executed`] may bring it back.
 pub struct Lease {
     /// The stream to the container's init.
     pub link: Link,
@@ -120,6 +122,8 @@ pub struct Lease {
     /// How long the lease was waited for.
     pub waited: Duration,
     ticket: Ticket,
+    /// The way back to the task that keeps the container, if it may serve again.
+    back: Option<oneshot::Sender<Link>>,
 }
 
 impl Lease {
@@ -128,24 +132,48 @@ impl Lease {
         self.link.container()
     }
 
-    /// Says that the container served its job to the end. Otherwise a dropped lease is taken for a doubtful one. Either
-    /// way the container is retired: it serves once.
-    pub fn served(&mut self) {
-        self.ticket.reason = Reason::Used;
+    /// Says that the container served its job to the end. Otherwise a dropped lease is taken for a doubtful one. It
+    /// serves again if its pool isolates jobs by namespaces and nothing speaks against it.
+    pub fn ended(mut self, exited: &Exited) {
+        if exited.left_behind {
+            return;
+        }
+        // Who was short of memory may have left init short of it too.
+        if exited.oom_kills > 0 {
+            self.back = None;
+        }
+        self.give_back();
+    }
+
+    /// Says that there was no job after all: its entrypoint can't be executed.
+    pub fn not_executed(self) {
+        self.give_back();
+    }
+
+    fn give_back(self) {
+        let Lease { link, mut ticket, back, .. } = self;
+        ticket.reason = Reason::Used;
+        if let Some(back) = back
+            && back.send(link).is_ok()
+        {
+            ticket.slot = None;
+        }
     }
 }
 
-/// Tells the driver that the lease ended, when it is dropped.
+/// Tells the driver that the lease ended, when it is dropped, unless the container came back.
 pub(crate) struct Ticket {
-    slot: SlotId,
+    slot: Option<SlotId>,
     reason: Reason,
     commands: mpsc::UnboundedSender<Command>,
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // A driver that is gone has removed its containers already.
-        let _ = self.commands.send(Command::Released(self.slot, self.reason));
+        if let Some(slot) = self.slot {
+            // A driver that is gone has removed its containers already.
+            let _ = self.commands.send(Command::Released(slot, self.reason));
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::sizing::Load;
+use super::slots::Serves;
 use one::{Asked, Planned};
 
 /// What an operator allows one pool.
@@ -26,6 +27,8 @@ pub struct Limits {
     pub ttl: Option<Duration>,
     /// What one container counts against the host's memory.
     pub memory: u64,
+    /// Whether leased ones come back.
+    pub serves: Serves,
 }
 
 /// What the host allows all pools together.
@@ -69,13 +72,16 @@ pub enum Reason {
 pub struct Sizing {
     /// Idle containers wanted.
     pub target: usize,
+    /// Where containers serve many jobs: how many are usually away with one.
+    pub away: usize,
     /// Why.
     pub reason: Reason,
     /// Jobs per second.
     pub rate: f64,
     /// Variance over mean of their counts; 1: no bursts.
     pub burst: f64,
-    /// Seconds that replacing a container takes, on average, while all creators are at work.
+    /// Seconds that replacing a container takes, on average, while all creators are at work; where containers serve many
+    /// jobs, that one is away with a job.
     pub warm_seconds: f64,
     /// The same for one that works alone.
     pub warm_seconds_alone: f64,
@@ -95,6 +101,9 @@ pub struct Sizing {
     /// What is added to the computed size: while nothing has confirmed it, and for misses beyond the goal.
     pub correction: usize,
 }
+
+/// More than can be away with a job at once: the most that can be configured.
+const SIDE_BY_SIDE: f64 = 20_000.0;
 
 /// All pools' targets.
 #[derive(Debug)]
@@ -128,8 +137,19 @@ impl Planner {
     /// A container was made; it kept a creator busy for this long, with so many of the host's creations under way on
     /// average, itself included.
     pub fn warmed(&mut self, pool: usize, took: Duration, at_work: f64) {
-        self.pools[pool].warm.add(took, at_work);
-        self.pools[pool].made += 1;
+        let pool = &mut self.pools[pool];
+        // Where they come back, it is not creation that makes them scarce.
+        if pool.limits.serves == Serves::One {
+            pool.warm.add(took, at_work);
+            pool.made += 1;
+        }
+    }
+
+    /// A container came back that was away with a job for so long.
+    pub fn returned(&mut self, pool: usize, away: Duration) {
+        let pool = &mut self.pools[pool];
+        pool.warm.add(away, 1.0);
+        pool.made += 1;
     }
 
     /// A pool's target as of the last plan.
@@ -149,12 +169,16 @@ impl Planner {
     pub fn plan(&mut self, now: Instant, busy: impl Fn(usize) -> usize) {
         let all = self.host.creators as f64;
         let loads: Vec<Asked> = self.pools.iter_mut().map(|p| p.asked(all, now)).collect();
-        let offered: f64 = loads.iter().map(|asked| asked.load.offered()).sum();
-        let active = loads.iter().filter(|asked| asked.load.rate > 0.0).count().max(1);
+        let once = |index: usize| self.pools[index].limits.serves == Serves::One;
+        let creating = || loads.iter().enumerate().filter(|(index, _)| once(*index)).map(|(_, asked)| asked);
+        let offered: f64 = creating().map(|asked| asked.load.offered()).sum();
+        let active = creating().filter(|asked| asked.load.rate > 0.0).count().max(1);
         for (index, asked) in loads.into_iter().enumerate() {
             // What the others leave, and at least a fair share.
             let creators = (all - (offered - asked.load.offered())).max(all / active as f64);
             let pool = &mut self.pools[index];
+            // All that are away come back side by side.
+            let creators = if pool.limits.serves == Serves::Many { SIDE_BY_SIDE } else { creators };
             pool.count_busy(busy(index));
             pool.decide(Asked { load: Load { creators, ..asked.load }, ..asked }, now);
         }

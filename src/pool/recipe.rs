@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use super::Owner;
 use super::slots::SlotId;
-use crate::config::{PoolConfig, Pull};
+use crate::config::{Isolation, PoolConfig, Pull};
 use crate::contract::PoolName;
-use crate::engine::{CONFIG_LABEL, ContainerSpec, Engine, EngineError, Image, POOL_LABEL};
+use crate::engine::link::{Setup, setup_frame};
+use crate::engine::{CONFIG_LABEL, ContainerSpec, Engine, EngineError, Image, POOL_LABEL, convert};
+use crate::seccomp;
 use sha2::{Digest, Sha256};
 
 /// What containers are made from. It never changes; another image or configuration is another recipe.
@@ -22,7 +24,12 @@ pub(super) struct Recipe {
 pub(super) struct Prepared {
     pub image: Arc<Image>,
     init_volume: String,
+    /// What init is told before it is ready, if anything.
+    pub setup: Option<Arc<[u8]>>,
 }
+
+/// The AppArmor profile that Docker runs containers under where there is AppArmor.
+const APPARMOR_PROFILE: &str = "docker-default";
 
 impl Recipe {
     /// The same with another configuration.
@@ -34,10 +41,38 @@ impl Recipe {
     /// Sees to it that the engine has all that containers need. `pull`: the configuration's, or less if it has been pulled
     /// before.
     pub async fn prepare(&self, pull: Pull) -> Result<Prepared, EngineError> {
-        self.engine.info().await?;
+        let engine = self.engine.info().await?;
         let image = self.engine.image(&self.config.image, pull).await?;
         let init_volume = self.engine.install_init(&image, &self.owner.labels()).await?;
-        Ok(Prepared { image: Arc::new(image), init_volume })
+        let setup = match self.config.isolation {
+            Isolation::Container => None,
+            Isolation::Namespace => {
+                let profile = if engine.apparmor { APPARMOR_PROFILE } else { "" };
+                Some(self.setup(&image, &engine.architecture, profile).into())
+            }
+        };
+        Ok(Prepared { image: Arc::new(image), init_volume, setup })
+    }
+
+    /// What init has to know to make worlds for jobs.
+    fn setup(&self, image: &Image, architecture: &str, profile: &str) -> Vec<u8> {
+        let capabilities = convert::capabilities(&self.config);
+        let kept: Vec<&str> = self.config.mounts.iter().map(|mount| mount.target.as_str()).collect();
+        // The engine's architecture is the worker's own: others are refused before.
+        let program = seccomp::job_filter(convert::architecture(architecture), capabilities);
+        setup_frame(&Setup {
+            capabilities: capabilities.bits(),
+            scratch: self.config.scratch,
+            user: self.user(image),
+            profile,
+            kept: &kept,
+            program: &program.unwrap_or_default(),
+        })
+    }
+
+    /// Who jobs are, as in Docker's `USER`.
+    pub fn user<'a>(&'a self, image: &'a Image) -> &'a str {
+        self.config.user.as_deref().unwrap_or(&image.user)
     }
 
     /// The name of a slot's container. It never comes twice, as a slot's number doesn't in one life of a worker: a create

@@ -4,12 +4,15 @@
 //! ```text
 //!                  ready                lease               release
 //!   ─► starting ──────────► idle ───────────────► leased ───────────┐
-//!         │ failed            │ died, shrunk, age, rolled, …         ▼
-//!         └───────────────────┴──────────────────────────────► removing ─► (gone)
+//!         │ failed           ││ ◄─────────────────── ┘ return          │
+//!         │                  │ died, shrunk, age, rolled, …           ▼
+//!         └──────────────────┴───────────────────────────────► removing ─► (gone)
 //! ```
 //!
 //! A slot is one container's place. Where a slot is says its state: each state of each pool is a set, and a slot is in
 //! exactly one. Counts are the sets' sizes, so they can't disagree with the states.
+//!
+//! Where a container serves many jobs it returns from each, and who waits is served by that before one is created for them.
 //!
 //! A slot counts against its pool's bound and the host's budget until the container is really gone.
 //!
@@ -37,8 +40,8 @@ mod tests;
 use std::time::Instant;
 
 pub use one::Bounds;
-use one::{Load, Pool, Trust};
-pub use words::{Action, PoolIndex, Reason, SlotId, State, WaiterId};
+use one::{Load, Pool, Standing, Trust, Waiter};
+pub use words::{Action, PoolIndex, Reason, Serves, SlotId, State, WaiterId};
 
 /// What all pools of a host share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,12 +128,13 @@ impl Slots {
         self.pools[pool.0].fails()
     }
 
-    /// Sets how many idle slots are wanted, and what each is worth to the pool (the next, by how many there are). Surplus
-    /// idle ones are retired.
+    /// Sets how many idle slots are wanted, how many of those that come back are usually away, and what each idle one is
+    /// worth to the pool (the next, by how many there are). Surplus idle ones are retired.
     pub fn set_target(
         &mut self,
         pool: PoolIndex,
         target: usize,
+        away: usize,
         worth: Vec<f64>,
         now: Instant,
         out: &mut Vec<Action>,
@@ -140,6 +144,7 @@ impl Slots {
         }
         let p = &mut self.pools[pool.0];
         p.target = target;
+        p.away = away;
         p.worth = worth;
         self.trim(pool, out);
         self.refill(now, out);
@@ -177,7 +182,7 @@ impl Slots {
     /// Somebody asks for a container. `true`: an idle one is granted at once, a hit.
     pub fn lease(&mut self, pool: PoolIndex, waiter: WaiterId, now: Instant, out: &mut Vec<Action>) -> bool {
         let p = &mut self.pools[pool.0];
-        p.waiters.push_back(waiter);
+        p.waiters.push_back(Waiter { id: waiter, since: now });
         let hit = p.waiters.len() == 1 && p.count(State::Idle) > 0;
         self.serve(pool, out);
         self.refill(now, out);
@@ -187,7 +192,7 @@ impl Slots {
     /// A waiter doesn't want one any more. One that was granted already gives it back by `released`. If others can have
     /// its room now, they get it at the next `tick`.
     pub fn give_up(&mut self, pool: PoolIndex, waiter: WaiterId) {
-        self.pools[pool.0].waiters.retain(|w| *w != waiter);
+        self.pools[pool.0].waiters.retain(|w| w.id != waiter);
     }
 
     /// A starting slot's container said READY.
@@ -201,7 +206,7 @@ impl Slots {
             p.retire(slot, Reason::Drained, out);
             return;
         }
-        p.idle(slot, now);
+        p.idle(slot, Standing::Fresh(now));
         self.serve(slot.pool, out);
         self.trim(slot.pool, out);
         self.refill(now, out);
@@ -231,12 +236,12 @@ impl Slots {
     /// An idle slot's container ended. If it was just granted, `waiter` is who got it: they wait again, first in line.
     pub fn died(&mut self, slot: SlotId, waiter: Option<WaiterId>, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[slot.pool.0];
-        if !p.take_idle(slot) && !p.leased.remove(&slot) {
+        if !p.take_idle(slot) && p.leased.remove(&slot).is_none() {
             return;
         }
         p.retire(slot, Reason::Died, out);
         if let Some(waiter) = waiter {
-            p.waiters.push_front(waiter);
+            p.waiters.push_front(Waiter { id: waiter, since: now });
             self.serve(slot.pool, out);
         }
         self.refill(now, out);
@@ -259,10 +264,23 @@ impl Slots {
     /// A lease ended.
     pub fn released(&mut self, slot: SlotId, reason: Reason, now: Instant, out: &mut Vec<Action>) {
         let p = &mut self.pools[slot.pool.0];
-        if !p.leased.remove(&slot) {
+        if p.leased.remove(&slot).is_none() {
             return;
         }
         p.retire(slot, reason, out);
+        self.refill(now, out);
+    }
+
+    /// A lease ended, and its container can serve again.
+    pub fn returned(&mut self, slot: SlotId, now: Instant, out: &mut Vec<Action>) {
+        let p = &mut self.pools[slot.pool.0];
+        let Some(standing) = p.leased.remove(&slot) else { return };
+        if self.draining {
+            return p.retire(slot, Reason::Drained, out);
+        }
+        p.idle(slot, standing);
+        self.serve(slot.pool, out);
+        self.trim(slot.pool, out);
         self.refill(now, out);
     }
 
@@ -289,10 +307,10 @@ impl Slots {
     pub fn next_tick(&self, now: Instant) -> Option<Instant> {
         let due = self.pools.iter().flat_map(|p| {
             let held = match p.trust {
-                Trust::Failing(until) if until > now && p.deficit() > 0 => Some(until),
+                Trust::Failing(until) if until > now && p.deficit(now) > 0 => Some(until),
                 _ => None,
             };
-            [held, p.next_expiry()]
+            [held, p.next_expiry(), p.next_call(now)]
         });
         due.flatten().min()
     }
@@ -303,7 +321,7 @@ impl Slots {
         for p in &mut self.pools {
             p.target = 0;
             p.waiters.clear();
-            while let Some(slot) = p.pop_idle() {
+            while let Some((slot, _)) = p.pop_idle() {
                 p.retire(slot, Reason::Drained, out);
             }
         }
@@ -313,17 +331,17 @@ impl Slots {
     fn serve(&mut self, pool: PoolIndex, out: &mut Vec<Action>) {
         let p = &mut self.pools[pool.0];
         while !p.waiters.is_empty() {
-            let Some(slot) = p.pop_idle() else { break };
+            let Some((slot, standing)) = p.pop_idle() else { break };
             let Some(waiter) = p.waiters.pop_front() else { break };
-            p.leased.insert(slot);
-            out.push(Action::Grant(slot, waiter));
+            p.leased.insert(slot, standing);
+            out.push(Action::Grant(slot, waiter.id));
         }
     }
 
     /// Retires what is idle beyond the target.
     fn trim(&mut self, pool: PoolIndex, out: &mut Vec<Action>) {
         let p = &mut self.pools[pool.0];
-        while p.count(State::Idle) > p.target {
+        while p.has_surplus() {
             let Some((slot, reason)) = p.pop_dispensable(Reason::Shrunk) else { break };
             p.retire(slot, reason, out);
         }
@@ -355,24 +373,24 @@ impl Slots {
         let claimed = self.claimed(now);
         let may = |p: &Pool| {
             // A refill leaves the room that jobs wait for.
-            let others = if p.owed() > 0 { Load::default() } else { claimed };
+            let others = if p.owed(now) > 0 { Load::default() } else { claimed };
             let free = !p.is_full() && self.fits(self.load() + others + p.load(1));
             (proven(p) || may_probe) && p.wants(now) && free
         };
         let candidates = || (0..self.pools.len()).filter(|i| may(&self.pools[*i]));
         let overdue = candidates().find(|i| self.pools[*i].overdue(now));
         // A failing pool's jobs have waited, but probably in vain.
-        let job = |i: &usize| self.pools[*i].owed() > 0 && !self.pools[*i].fails();
+        let job = |i: &usize| self.pools[*i].owed(now) > 0 && !self.pools[*i].fails();
         let (jobs, refills): (Vec<usize>, Vec<usize>) = candidates().partition(job);
         let for_jobs: usize = self.pools.iter().map(|p| p.starting.len().min(p.waiters.len())).sum();
         let jobs_first = refills.is_empty() || for_jobs < self.budget.creations.saturating_sub(1).max(1);
         let neediest = if overdue.is_some() {
             overdue
         } else if jobs_first && !jobs.is_empty() {
-            self.first(&jobs, now, |a, b| b.waiters.front().cmp(&a.waiters.front()))
+            self.first(&jobs, now, |a, b| b.first_waiter().cmp(&a.first_waiter()))
         } else {
             let worth = |a: &Pool, b: &Pool| {
-                a.next_worth().total_cmp(&b.next_worth()).then(a.missing().total_cmp(&b.missing()))
+                a.next_worth().total_cmp(&b.next_worth()).then(a.missing(now).total_cmp(&b.missing(now)))
             };
             self.first(&refills, now, worth)
         };
@@ -445,7 +463,7 @@ impl Slots {
         let mut soon: Load = self.pools.iter().map(|p| p.load(p.total() - p.removing.len())).sum();
         let mut least = self.kept();
         let mut needy: Vec<usize> = (0..self.pools.len()).collect();
-        needy.sort_by_key(|i| self.pools[*i].waiters.front().copied());
+        needy.sort_by_key(|i| self.pools[*i].first_waiter());
         for needy in needy {
             let p = &self.pools[needy];
             let one = p.load(1);

@@ -1,4 +1,5 @@
-//! One container's way: created, attached, started, ready, then idle until it is handed over or dies.
+//! One container's way: created, attached, started, ready, then idle until it is handed over or dies. With isolation
+//! `namespace` it comes back from its job, and is idle again once init says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,10 @@ use super::driver::{Command, Grant};
 use super::recipe::{Prepared, Recipe};
 use super::slots::{Reason, SlotId};
 use super::{Lease, Ticket};
+use crate::config::Isolation;
 use crate::engine::link::{Frame, Link, LinkError};
 use crate::engine::{ContainerId, EngineError};
+use crate::init::wire::{Failed, Step};
 
 /// How long a started container may take to say READY. It needs milliseconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -27,6 +30,9 @@ pub enum WarmError {
         "{0} before it was ready; does the image's user, runtime or security option keep init from running?"
     )]
     Link(#[from] LinkError),
+    /// It can't make a world for a job of this user.
+    #[error("container {0}: {reason}", reason = unable(.1, .2))]
+    Unable(ContainerId, Failed, String),
     /// It said something else first.
     #[error("container {0}: its init said {1:?} where READY was due")]
     Unexpected(ContainerId, Frame),
@@ -35,7 +41,23 @@ pub enum WarmError {
     Silent(ContainerId),
 }
 
-/// Makes a slot's container ready, beginning `after` a moment, then keeps it until it is handed over, dies, or is no longer
+/// Why init can't make a world for a job, and what may help.
+fn unable(failed: &Failed, user: &str) -> String {
+    const ENOENT: i32 = 2;
+    if failed.step == Step::User && failed.errno == ENOENT {
+        return format!(
+            "the image's /etc/passwd or /etc/group doesn't have '{user}': correct the pool's `user`, or the image's USER"
+        );
+    }
+    let os = std::io::Error::from_raw_os_error(failed.errno);
+    format!(
+        "init can't isolate jobs by namespaces here, at step {:?}: {os}; does the engine's runtime, kernel or storage driver \
+         forbid it? isolation = \"container\" needs none of it",
+        failed.step
+    )
+}
+
+/// Makes a slot's container ready, beginning `after` a moment, then keeps it until it has served, dies, or is no longer
 /// wanted.
 pub(super) async fn keep(
     recipe: Arc<Recipe>,
@@ -68,6 +90,56 @@ pub(super) async fn keep(
     if commands.send(ready).is_err() {
         return;
     }
+    let mut jobs_left = match recipe.config.isolation {
+        Isolation::Container => 1,
+        Isolation::Namespace => recipe.config.max_jobs,
+    };
+    loop {
+        let Some(Grant { reply, kind, .. }) = granted_alive(&mut link, granted, slot, &commands).await else {
+            return;
+        };
+        jobs_left -= 1;
+        let begun = Instant::now();
+        let (back, returned) = oneshot::channel();
+        let lease = Lease {
+            link,
+            image: Arc::clone(&prepared.image),
+            config: Arc::clone(&recipe.config),
+            kind,
+            waited: Duration::ZERO,
+            ticket: Ticket { slot: Some(slot), reason: Reason::Doubt, commands: commands.clone() },
+            back: (jobs_left > 0).then_some(back),
+        };
+        // Nobody there any more: the lease comes back and is dropped, which retires the container.
+        if reply.send(lease).is_err() {
+            return;
+        }
+        // Not given back: its ticket has told the driver.
+        let Ok(returned) = returned.await else { return };
+        link = returned;
+        match tokio::time::timeout(READY_TIMEOUT, link.recv()).await {
+            Ok(Ok(Frame::Ready)) => {}
+            said => {
+                tracing::warn!(container = %link.container(), ?said, "not to be trusted with another job");
+                let _ = commands.send(Command::Released(slot, Reason::Doubt));
+                return;
+            }
+        }
+        let handoff;
+        (handoff, granted) = oneshot::channel();
+        if commands.send(Command::Returned { slot, handoff, away: begun.elapsed() }).is_err() {
+            return;
+        }
+    }
+}
+
+/// Waits for whom the idle container is handed over to; none if it died, or is to be removed.
+async fn granted_alive(
+    link: &mut Link,
+    mut granted: oneshot::Receiver<Grant>,
+    slot: SlotId,
+    commands: &mpsc::UnboundedSender<Command>,
+) -> Option<Grant> {
     // What the stream says comes first: a container that has died is not to be handed over.
     tokio::select! {
         biased;
@@ -76,16 +148,10 @@ pub(super) async fn keep(
             // Granted in this very moment: whoever waits gets another.
             granted.close();
             let _ = commands.send(Command::Died { slot, grant: granted.try_recv().ok() });
+            None
         }
-        grant = &mut granted => {
-            // The driver has dropped its end: the container is to be removed.
-            let Ok(Grant { reply, kind, .. }) = grant else { return };
-            let ticket = Ticket { slot, reason: Reason::Doubt, commands };
-            let config = Arc::clone(&recipe.config);
-            let lease = Lease { link, image: prepared.image, config, kind, waited: Duration::ZERO, ticket };
-            // Nobody there any more: the lease comes back and is dropped, which retires the container.
-            let _ = reply.send(lease);
-        }
+        // The driver has dropped its end: the container is to be removed.
+        grant = &mut granted => grant.ok(),
     }
 }
 
@@ -100,8 +166,14 @@ async fn warm_up(
     let stream = recipe.engine.attach(&id).await?;
     let mut link = Link::new(id.clone(), stream);
     recipe.engine.start(&id).await?;
+    if let Some(setup) = &prepared.setup {
+        link.send(setup).await?;
+    }
     match tokio::time::timeout(READY_TIMEOUT, link.recv()).await {
         Ok(Ok(Frame::Ready)) => Ok(link),
+        Ok(Ok(Frame::Failed(failed))) => {
+            Err(WarmError::Unable(id, failed, recipe.user(&prepared.image).to_owned()))
+        }
         Ok(Ok(other)) => Err(WarmError::Unexpected(id, other)),
         Ok(Err(e)) => Err(e.into()),
         Err(_) => Err(WarmError::Silent(id)),

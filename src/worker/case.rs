@@ -15,13 +15,10 @@ use crate::contract::PoolName;
 use crate::contract::event::{LeaseKind, Stream};
 use crate::contract::job::{self, Job, Rejection};
 use crate::launch::{self, Order};
-use crate::outcome::{self, Outcome, Tries};
+use crate::outcome::{self, Met, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
 use crate::replies::{Replies, StartFacts};
-
-/// How often a job whose container was lost before it executed gets another at once.
-const FRESH_CONTAINERS: u32 = 3;
 
 /// One delivery, while it is here.
 pub(super) struct Case<'a> {
@@ -76,6 +73,11 @@ impl<'a> Case<'a> {
             config,
             metrics,
             id: p.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+            // A message's count grows each time that it comes back, and a copy goes on where its original was. So each run has a number
+            // of its own, but for one case: a copy for a retry is confirmed, the acknowledgement of its original is lost
+            // together with its channel, and another worker gets the original. Then both go on from the same number, and neither can
+            // know of the other. Numbers that can't meet would have to be set apart beforehand, and then either retries or what
+            // comes back would no longer count 1, 2, 3. `worker` and `container` tell such runs apart.
             attempt: 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count),
             received: incoming.received,
             queued,
@@ -89,12 +91,14 @@ impl<'a> Case<'a> {
         publisher: &mut dyn Publisher,
         shutdown: &Shutdown,
     ) -> Option<Unheard> {
+        let given_out = incoming.given_out();
         let Incoming { body, properties, .. } = incoming;
         let allowed = properties.reply_to.as_deref().is_none_or(|queue| self.worker.may_reply_to(queue));
         let mut replies =
             Replies::new(publisher, &self.worker.names, self.id.clone(), self.attempt, &properties, allowed);
         let Worker { config: WorkerConfig { retries, .. }, retry_delays, .. } = self.worker;
         let mut tries = Tries { ours: *retries, own: 1, delays: retry_delays };
+        let met = Met { troubles: properties.troubles, failures: properties.failures };
         let report = match self.decode(&body, &properties) {
             Ok(mut job) => {
                 replies.set_metadata(job.metadata.take());
@@ -106,7 +110,7 @@ impl<'a> Case<'a> {
             }
             Err(rejection) => Report::only(Outcome::Rejected(rejection)),
         };
-        let disposition = outcome::disposition(&report.outcome, self.attempt, tries);
+        let disposition = outcome::disposition(&report.outcome, met, given_out, tries);
         tracing::debug!(outcome = ?report.outcome, ?disposition, "over");
         self.conclude(report, disposition, replies)
             .await
@@ -169,51 +173,40 @@ impl<'a> Case<'a> {
     ) -> Report {
         let timeout = job.timeout.unwrap_or(self.config.timeout.default);
         let listed = self.worker.running.enter(&self.id, self.pool, self.attempt);
-        let mut fresh = 0;
-        loop {
-            let lease = tokio::select! {
-                biased;
-                () = listed.cancel.cancelled() => return Report::only(Outcome::Cancelled),
-                lease = self.worker.pools.lease(self.pool, self.worker.config.lease_timeout) => lease,
-                () = shutdown.drain.cancelled() => return Report::only(Outcome::NotBegun),
-            };
-            let lease = match lease {
-                Ok(lease) => lease,
-                Err(error) => return Report::only(Outcome::no_container(&error)),
-            };
-            let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
-                Ok(plan) => plan,
-                Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
-            };
-            let facts = LeaseFacts {
-                kind: lease.kind,
-                waited: lease.waited,
-                container: lease.container().as_str().to_owned(),
-                image: format!("{}@{}", lease.image.name, lease.image.id),
-            };
-            listed.set_container(&facts.container);
-            let controls = Controls {
-                stop: shutdown.stop.clone(),
-                cancel: listed.cancel.clone(),
-                hurry: CancellationToken::new(),
-            };
-            let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
-            if let Err(AttemptError::LostEarly(error)) = &result {
-                // Idle containers may die at any moment, this one in that of its lease. It costs the job some time.
-                fresh += 1;
-                if fresh < FRESH_CONTAINERS {
-                    tracing::info!("{error}; taking another container");
-                    continue;
-                }
-            }
-            let ran = result.as_ref().ok().map(|ended| ended.ran);
-            return Report {
-                outcome: Outcome::of(result, &executable, timeout),
-                lease: Some(facts),
-                startup: started.map(|at| at.saturating_duration_since(self.received)),
-                ran,
-                output: Some(output),
-            };
+        let lease = tokio::select! {
+            biased;
+            () = listed.cancel.cancelled() => return Report::only(Outcome::Cancelled),
+            lease = self.worker.pools.lease(self.pool, self.worker.config.lease_timeout) => lease,
+            () = shutdown.drain.cancelled() => return Report::only(Outcome::NotBegun),
+        };
+        let lease = match lease {
+            Ok(lease) => lease,
+            Err(error) => return Report::only(Outcome::no_container(&error)),
+        };
+        let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
+            Ok(plan) => plan,
+            Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
+        };
+        let facts = LeaseFacts {
+            kind: lease.kind,
+            waited: lease.waited,
+            container: lease.container().as_str().to_owned(),
+            image: format!("{}@{}", lease.image.name, lease.image.id),
+        };
+        listed.set_container(&facts.container);
+        let controls = Controls {
+            stop: shutdown.stop.clone(),
+            cancel: listed.cancel.clone(),
+            hurry: CancellationToken::new(),
+        };
+        let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
+        let ran = result.as_ref().ok().map(|ended| ended.ran);
+        Report {
+            outcome: Outcome::of(result, &executable, timeout),
+            lease: Some(facts),
+            startup: started.map(|at| at.saturating_duration_since(self.received)),
+            ran,
+            output: Some(output),
         }
     }
 

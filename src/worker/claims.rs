@@ -9,9 +9,9 @@
 //!    │ acked                        ▲            Unheard, Stale ──► acknowledged at once: the job is over
 //!    ▼     next delivery, a minute  │
 //!  Unheard ─────────────────────────┘
-//!    │ the channel was lost meanwhile
+//!    │ the channel was lost by then
 //!    ▼
-//!  Stale     for ten minutes, up to 10 000
+//!  Stale     for ten minutes from then on, up to 10 000
 //! ```
 //!
 //! AMQP confirms no acknowledgement. But a channel with a prefetch of 1 delivers nothing before it has heard the last one,
@@ -117,15 +117,27 @@ impl State {
 pub(super) struct Incoming {
     pub(super) body: Bytes,
     pub(super) properties: Properties,
+    pub(super) redelivered: bool,
     pub(super) received: std::time::Instant,
+}
+
+impl Incoming {
+    /// How often the message was given out before. A queue that doesn't count (a classic one, declared by somebody else) must
+    /// not have it go round for ever.
+    pub(super) fn given_out(&self) -> u32 {
+        match self.properties.delivery_count {
+            0 if self.redelivered => u32::MAX,
+            count => count,
+        }
+    }
 }
 
 /// What a delivery is.
 pub(super) enum Claimed {
     /// A job to be run.
     Job(Claim, Box<Incoming>),
-    /// That of a job that is over.
-    Over(Box<dyn Receipt>),
+    /// That of a job that is over: to be acknowledged, which may go nowhere again.
+    Over(Claim),
     /// That of a job in hand, which settles it now.
     InHand(Adopted),
 }
@@ -151,13 +163,8 @@ impl Claims {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
-        let mut book = self.book();
-        let id = book.next;
-        book.next += 1;
-        let state = State::Held { origin, receipt: Some(receipt), over: CancellationToken::new() };
-        book.by_message.entry(message).or_default().push(Entry { id, state });
-        let claim = Claim { claims: self.clone(), message, id };
-        Claimed::Job(claim, Box::new(Incoming { body, properties, received }))
+        let claim = self.book().hold(self, message, origin, receipt);
+        Claimed::Job(claim, Box::new(Incoming { body, properties, redelivered, received }))
     }
 
     fn identify(&self, pool: &PoolName, p: &Properties, body: &[u8]) -> Message {
@@ -188,7 +195,7 @@ impl Claims {
         match entries.iter().find(|entry| named && entry.state.is_over_and_lost(now)).map(|entry| entry.id) {
             Some(id) => {
                 book.remove(message, id);
-                Ok(Claimed::Over(receipt))
+                Ok(Claimed::Over(book.hold(self, message, origin.clone(), receipt)))
             }
             None => Err((receipt, entries.iter().any(|entry| entry.state.may_be_lost(named, now)))),
         }
@@ -200,6 +207,20 @@ impl Claims {
 }
 
 impl Book {
+    fn hold(
+        &mut self,
+        claims: &Claims,
+        message: Message,
+        origin: Arc<dyn Origin>,
+        receipt: Box<dyn Receipt>,
+    ) -> Claim {
+        let id = self.next;
+        self.next += 1;
+        let state = State::Held { origin, receipt: Some(receipt), over: CancellationToken::new() };
+        self.by_message.entry(message).or_default().push(Entry { id, state });
+        Claim { claims: claims.clone(), message, id }
+    }
+
     fn entry(&mut self, message: Message, id: u64) -> Option<&mut State> {
         let entries = self.by_message.get_mut(&message)?;
         entries.iter_mut().find(|entry| entry.id == id).map(|entry| &mut entry.state)
@@ -262,7 +283,7 @@ impl Claim {
         }
         match (how, &settled) {
             // Whoever gets it runs it.
-            (Settle::HandBack, _) => book.remove(message, id),
+            (Settle::HandBack | Settle::Again, _) => book.remove(message, id),
             (Settle::Ack, Err(_)) => book.set_stale(message, id),
             (Settle::Ack, Ok(())) => {
                 if let Some(state) = book.entry(message, id) {
@@ -271,7 +292,7 @@ impl Claim {
             }
         }
         drop(book);
-        settled.map(|()| Unheard { claims, message, id, origin })
+        settled.map(|()| Unheard { claims, message, id, origin, since: Instant::now() })
     }
 }
 
@@ -292,15 +313,32 @@ pub(super) struct Unheard {
     message: Message,
     id: u64,
     origin: Arc<dyn Origin>,
+    since: Instant,
 }
 
 impl Unheard {
+    /// Waits for the end of doubt, if there is any: the channel is lost, and the delivery may come back after an outage of any length; or
+    /// it has held so long that the broker must have heard. Cancel safe.
+    pub(super) async fn watch(last: &mut Option<Unheard>) {
+        while let Some(unheard) = last.as_ref() {
+            if unheard.origin.is_lost() || unheard.since.elapsed() >= UNHEARD_FOR {
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        match last.take() {
+            Some(unheard) => unheard.heard(),
+            None => std::future::pending().await,
+        }
+    }
+
     /// The channel was closed in an orderly way: the broker has heard everything that was said on it.
     pub(super) fn settled(self) {
         self.claims.book().remove(self.message, self.id);
     }
 
-    /// To be called when the next delivery came: if it came on the same channel, the broker has heard.
+    /// To be called when the next delivery came: if it came on the same channel, the broker has heard. So it has if the channel
+    /// held long enough.
     pub(super) fn heard(self) {
         let mut book = self.claims.book();
         if !matches!(book.entry(self.message, self.id), Some(State::Unheard { .. })) {
@@ -374,7 +412,7 @@ mod tests {
             }
             match how {
                 Settle::Ack => self.0.acks.fetch_add(1, Ordering::SeqCst),
-                Settle::HandBack => self.0.returns.fetch_add(1, Ordering::SeqCst),
+                Settle::HandBack | Settle::Again => self.0.returns.fetch_add(1, Ordering::SeqCst),
             };
             Ok(())
         }
@@ -489,6 +527,28 @@ mod tests {
         assert!(over.settle(Settle::Ack).await.is_err());
         tokio::time::advance(STALE_FOR).await;
         drop(job(&claims, second.delivery("a", true)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_acknowledgement_is_made_good_after_an_outage_of_any_length() {
+        let (claims, [first, second, third]) = (Claims::default(), channels());
+        let mut last = job(&claims, first.delivery("a", false)).await.settle(Settle::Ack).await.ok();
+        // Sent, and the connection is lost the next moment.
+        first.lose();
+        Unheard::watch(&mut last).await;
+        tokio::time::advance(STALE_FOR / 2).await;
+        let Claimed::Over(over) = claim(&claims, second.delivery("a", true)).await else { panic!() };
+        // And once more.
+        let mut last = over.settle(Settle::Ack).await.ok();
+        second.lose();
+        Unheard::watch(&mut last).await;
+        tokio::time::advance(STALE_FOR / 2).await;
+        let Claimed::Over(over) = claim(&claims, third.delivery("a", true)).await else { panic!() };
+        let mut last = over.settle(Settle::Ack).await.ok();
+        assert_eq!((second.told(), third.told()), ((1, 0), (1, 0)));
+        // This one holds.
+        Unheard::watch(&mut last).await;
+        nothing_is_kept(&claims);
     }
 
     /// The oldest of two equal ones is over, and another worker has its delivery; the younger one is in hand.

@@ -10,7 +10,7 @@ use crate::broker::{Message, Properties, Publisher, Settle, Target};
 use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
 use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
 use crate::init::wire::End;
-use crate::outcome::{self, Disposition, Outcome};
+use crate::outcome::{self, Disposition, Met, Outcome};
 use crate::output::Output;
 use crate::replies::{Delivered, Replies, publish_surely};
 
@@ -34,7 +34,11 @@ impl Case<'_> {
                     Some(Status::Rejected),
                 )
             }
-            Outcome::Trouble(error) | Outcome::NoContainer(error) => {
+            Outcome::PerhapsBegun(error) if disposition == Disposition::Again => {
+                tracing::info!("{}; handed back, for another attempt", error.message);
+                (None, None)
+            }
+            Outcome::Trouble(error) | Outcome::PerhapsBegun(error) => {
                 tracing::warn!(kind = error.kind.as_str(), ?disposition, "{}", error.message);
                 (Some(error.clone()), Some(Status::Error))
             }
@@ -130,8 +134,8 @@ impl Ending {
         claim: Claim,
     ) -> Option<Unheard> {
         let copy = match self.disposition {
-            Disposition::Done | Disposition::HandBack => None,
-            Disposition::Retry(delay) => Some(Target::Retry(delay, case.pool.clone())),
+            Disposition::Done | Disposition::HandBack | Disposition::Again => None,
+            Disposition::Retry(delay, _) => Some(Target::Retry(delay, case.pool.clone())),
             Disposition::DeadLetter => Some(Target::Queue(case.worker.names.dead())),
         };
         if let Some(target) = copy {
@@ -139,7 +143,8 @@ impl Ending {
         }
         let settle = match self.disposition {
             Disposition::HandBack => Settle::HandBack,
-            Disposition::Done | Disposition::DeadLetter | Disposition::Retry(_) => Settle::Ack,
+            Disposition::Again => Settle::Again,
+            Disposition::Done | Disposition::DeadLetter | Disposition::Retry(..) => Settle::Ack,
         };
         match claim.settle(settle).await {
             Ok(unheard) => Some(unheard),
@@ -154,6 +159,9 @@ impl Ending {
         properties.message_id = Some(case.id.clone());
         properties.attempts = case.attempt;
         properties.delivery_count = 0;
+        if let Disposition::Retry(_, Met { troubles, failures }) = self.disposition {
+            (properties.troubles, properties.failures) = (troubles, failures);
+        }
         // All headers have to fit into one frame of the broker's and ours.
         if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
             tracing::warn!(

@@ -6,6 +6,9 @@
 //!                └────────────┴───────────────┴── disposition ──────────────┘
 //! ```
 //!
+//! A container that is lost when it was told to start the job may have begun it. Then the delivery goes back as another attempt, at
+//! once; nothing runs twice under one number.
+//!
 //! A delivery that comes back while its job is in hand, or just over, is no second job: `claims.rs`. Requests to all
 //! workers, such as to cancel a job, come another way: `control.rs`.
 //!
@@ -104,6 +107,7 @@ impl Worker {
                 () = shutdown.drain.cancelled() => break,
                 changed = able.changed() => if changed.is_ok() { continue } else { break },
                 delivery = consumer.next() => delivery,
+                () = Unheard::watch(&mut last) => continue,
             };
             if let Some(unheard) = last.take() {
                 Unheard::heard(unheard);
@@ -112,11 +116,12 @@ impl Worker {
             metrics.deliveries(delivery.redelivered).inc();
             let (claim, incoming) = match self.claims.claim(pool, delivery).await {
                 Claimed::Job(claim, incoming) => (claim, incoming),
-                Claimed::Over(receipt) => {
+                Claimed::Over(claim) => {
                     metrics.adopted.inc();
                     tracing::info!(%pool, "a delivery came back whose job is over: acknowledged");
-                    if let Err(error) = receipt.settle(Settle::Ack).await {
-                        tracing::warn!(%pool, "not settled: {error}");
+                    match claim.settle(Settle::Ack).await {
+                        Ok(unheard) => last = Some(unheard),
+                        Err(error) => tracing::warn!(%pool, "not settled: {error}"),
                     }
                     continue;
                 }

@@ -4,12 +4,13 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lapin::types::FieldTable;
 use prewarm::broker::amqp;
 use prewarm::broker::client::Client;
-use prewarm::broker::{Broker, Settle};
+use prewarm::broker::{Broker, Routed, Settle};
 use prewarm::config::BrokerConfig;
 
-use crate::setup::{Needs, Setup, close, next, run, until_connected, until_disconnected};
+use crate::setup::{Needs, Setup, close, confirmed, message, next, run, until_connected, until_disconnected};
 use crate::support::worker::{self, Site, eventually, prewarm};
 
 /// An address where nobody listens.
@@ -68,6 +69,33 @@ fn the_next_address_is_tried_at_once_and_the_last_good_one_first() {
         until_connected(&broker).await;
         assert!(begun.elapsed() < patience, "the silent one would have taken {patience:?}");
         close(&broker).await;
+    });
+}
+
+/// Class and method of AMQP's `basic.consume` and `basic.publish`.
+const CONSUME: &[u8] = &[0, 60, 0, 20];
+const PUBLISH: &[u8] = &[0, 60, 0, 40];
+
+/// As one that has lost the others of its cluster: it lets in, answers, and does nothing that needs them.
+#[test]
+fn a_node_that_lets_in_and_does_not_serve_is_left() {
+    run(Needs::OwnNames, async |setup: &Setup| {
+        for what in [CONSUME, PUBLISH] {
+            let (bad, by_bad) = setup.proxy().await;
+            let (_good, by_good) = setup.proxy().await;
+            let urls = vec![by_bad.urls[0].clone(), by_good.urls[0].clone()];
+            let config = BrokerConfig { urls, timeout: Duration::from_millis(500), ..setup.config.clone() };
+            let broker = setup.broker_with(&config).await;
+            bad.tamper(Some((what, b"")));
+            let replies = setup.reply_queue(FieldTable::default()).await;
+            let mut publisher = broker.publisher();
+            assert_eq!(confirmed(&mut publisher, message(&replies, "result")).await, Routed::Yes);
+            assert_eq!(setup.take(&replies).await, "result");
+            let mut consumer = broker.consumer(&setup.pool);
+            setup.publish_job("job").await;
+            next(&mut consumer).await.receipt.settle(Settle::Ack).await.unwrap();
+            close(&broker).await;
+        }
     });
 }
 

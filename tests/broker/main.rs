@@ -45,6 +45,8 @@ fn a_message_goes_round_with_all_its_properties() {
             priority: Some(3),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             attempts: 2,
+            troubles: 1,
+            failures: 1,
             delivery_count: 0,
             headers: vec![("x-one".into(), "1".into()), ("x-two".into(), "zwei".into())],
         };
@@ -92,6 +94,48 @@ fn a_delivery_can_be_handed_back() {
         let again = next(&mut consumer).await;
         assert!(again.redelivered);
         again.receipt.settle(Settle::Ack).await.unwrap();
+        close(&broker).await;
+    });
+}
+
+#[test]
+fn what_may_have_begun_is_counted_by_every_broker() {
+    run(Needs::OwnNames, async |setup: &Setup| {
+        let broker = setup.broker().await;
+        setup.publish_job("job").await;
+        let mut consumer = broker.consumer(&setup.pool);
+        for count in 0..2 {
+            let delivery = next(&mut consumer).await;
+            assert_eq!((delivery.redelivered, delivery.properties.delivery_count), (count > 0, count));
+            delivery.receipt.settle(Settle::Again).await.unwrap();
+        }
+        next(&mut consumer).await.receipt.settle(Settle::Ack).await.unwrap();
+        close(&broker).await;
+    });
+}
+
+/// As a reply queue that is full, and our own that isn't; then as a broker that takes nothing at all.
+#[test]
+fn an_offer_is_refused_at_once() {
+    run(Needs::OwnNames, async |setup: &Setup| {
+        let broker = setup.broker().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        let narrow = setup.reply_queue(arguments).await;
+        let wide = setup.reply_queue(FieldTable::default()).await;
+        let mut publisher = broker.publisher();
+        let begun = Instant::now();
+        assert_eq!(publisher.offer(message(&wide, "first")).await, Routed::Yes);
+        assert_eq!(publisher.offer(message(&narrow, "fits")).await, Routed::Yes);
+        assert_eq!(publisher.offer(message(&narrow, "doesn't")).await, Routed::Refused);
+        assert_eq!(publisher.offer(message(&format!("{narrow}-none"), "lost")).await, Routed::No);
+        assert!(begun.elapsed() < setup.config.reply_patience / 2, "{:?}", begun.elapsed());
+        let (routed, taken) = tokio::join!(confirmed(&mut publisher, message(&narrow, "waits")), async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            setup.take(&narrow).await
+        });
+        assert_eq!((routed, taken.as_str()), (Routed::Yes, "fits"), "whatever else is tried again as before");
         close(&broker).await;
     });
 }

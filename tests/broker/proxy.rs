@@ -18,7 +18,7 @@ pub struct Proxy {
     tamper: Tampering,
 }
 
-/// What to replace by what, of the same length, on the way to the broker.
+/// What to replace by what, of the same length, on the way to the broker; or by nothing, to pass on nothing of what is read with it.
 type Tampering = Arc<Mutex<Option<(&'static [u8], &'static [u8])>>>;
 
 impl Proxy {
@@ -51,9 +51,10 @@ impl Proxy {
         Proxy { address, frozen, cut, end, tamper }
     }
 
-    /// From now on replaces the first by the second, of the same length, in what goes to the broker; or nothing.
+    /// From now on replaces the first by the second, of the same length, in what goes to the broker, or doesn't pass on what the
+    /// first is in if the second is empty; or changes nothing.
     pub fn tamper(&self, replace: Option<(&'static [u8], &'static [u8])>) {
-        assert!(replace.is_none_or(|(what, with)| what.len() == with.len()));
+        assert!(replace.is_none_or(|(what, with)| with.is_empty() || what.len() == with.len()));
         *self.tamper.lock().unwrap() = replace;
     }
 
@@ -91,6 +92,9 @@ async fn pump(
         if let Some((what, with)) = *tamper.lock().unwrap()
             && let Some(at) = buffer[..n].windows(what.len()).position(|window| window == what)
         {
+            if with.is_empty() {
+                continue;
+            }
             buffer[at..at + what.len()].copy_from_slice(with);
         }
         if frozen.wait_for(|frozen| !frozen).await.is_err() || to.write_all(&buffer[..n]).await.is_err() {

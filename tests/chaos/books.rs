@@ -60,6 +60,8 @@ pub struct Tally {
     pub dead: usize,
     /// Jobs that ran more than once: how many there are of each list of attempts seen.
     pub duplicated: BTreeMap<Vec<u64>, usize>,
+    /// How many runs they had too many.
+    pub reruns: usize,
     /// Jobs that ran more than once and were published more than once, since the first time was not confirmed.
     pub published_twice: usize,
     pub lost: Vec<String>,
@@ -177,6 +179,7 @@ impl Books {
             if ran.len() > 1 && entry.twice {
                 tally.published_twice += 1;
             } else if ran.len() > 1 {
+                tally.reruns += ran.len() - 1;
                 *tally.duplicated.entry(entry.attempts.keys().copied().collect()).or_default() += 1;
             }
             unexpected.extend(entry.faults(ran).map(|fault| format!("{id}: {fault}")));
@@ -274,7 +277,7 @@ mod tests {
         let tally = books.close("a x begin\na x end\nb y begin\nb z begin\nb z end\n");
         assert_eq!((tally.lost, tally.unexpected), (vec![], vec![]));
         assert_eq!((tally.confirmed, tally.completed), (2, 2));
-        assert_eq!(tally.duplicated, BTreeMap::from([(vec![1, 2], 1)]));
+        assert_eq!((tally.duplicated, tally.reruns), (BTreeMap::from([(vec![1, 2], 1)]), 1));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod reference;
 
 use std::time::{Duration, Instant};
 
-use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, SlotId, Slots, WaiterId};
+use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, Serves, SlotId, Slots, WaiterId};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use reference::{Checked, Life, Reference};
@@ -25,6 +25,7 @@ enum Op {
     DiedAtGrant(u8),
     Doubted(u8),
     Released(u8, Reason),
+    Returned(u8),
     Gone(u8),
     /// What is said of a slot that isn't in the state for it. It may be on its way when the state changes.
     Late(u8, Word),
@@ -34,6 +35,7 @@ enum Op {
     Target {
         pool: u8,
         target: u8,
+        away: u8,
         worth: Vec<u8>,
     },
     Roll {
@@ -58,6 +60,7 @@ enum Word {
     Died,
     Doubted,
     Released,
+    Returned,
     Gone,
 }
 
@@ -69,6 +72,7 @@ fn op() -> impl Strategy<Value = Op> {
         Just(Word::Died),
         Just(Word::Doubted),
         Just(Word::Released),
+        Just(Word::Returned),
         Just(Word::Gone),
     ];
     let n = any::<u8>;
@@ -84,11 +88,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => n().prop_map(Op::DiedAtGrant),
         1 => n().prop_map(Op::Doubted),
         6 => (n(), reason).prop_map(|(n, r)| Op::Released(n, r)),
+        6 => n().prop_map(Op::Returned),
         8 => n().prop_map(Op::Gone),
         1 => (n(), word).prop_map(|(n, w)| Op::Late(n, w)),
         4 => (0..10u8).prop_map(Op::Tick),
-        6 => (pool(), 0..6u8, vec(0..10u8, 0..6))
-            .prop_map(|(pool, target, worth)| Op::Target { pool, target, worth }),
+        6 => (pool(), 0..6u8, 0..4u8, vec(0..10u8, 0..6))
+            .prop_map(|(pool, target, away, worth)| Op::Target { pool, target, away, worth }),
         2 => pool().prop_map(|pool| Op::Roll { pool }),
         1 => (pool(), proptest::option::of(1..20u8)).prop_map(|(pool, age)| Op::MaxAge { pool, age }),
         1 => (pool(), 1..8u8).prop_map(|(pool, slots)| Op::Most { pool, slots }),
@@ -97,11 +102,13 @@ fn op() -> impl Strategy<Value = Op> {
 
 fn bounds() -> impl Strategy<Value = Bounds> {
     let age = proptest::option::of((2..20u64).prop_map(Duration::from_secs));
-    (1..8usize, 1..5u64, age).prop_map(|(slots, memory, max_age)| Bounds {
+    let serves = prop_oneof![Just(Serves::One), Just(Serves::Many)];
+    (1..8usize, 1..5u64, age, serves).prop_map(|(slots, memory, max_age, serves)| Bounds {
         slots,
         reserved: 0,
         memory,
         max_age,
+        serves,
     })
 }
 
@@ -177,6 +184,11 @@ impl Rig {
             Op::Released(n, reason) => {
                 self.pick(*n, Life::Leased).map_or(Ok(()), |slot| self.released(slot, *reason))
             }
+            Op::Returned(n) => {
+                let serves = |slot: &SlotId| self.reference.pools[slot.pool.0].bounds.serves;
+                let slot = self.pick(*n, Life::Leased).filter(|slot| serves(slot) == Serves::Many);
+                slot.map_or(Ok(()), |slot| self.returned(slot))
+            }
             Op::Gone(n) => self.pick(*n, Life::Removing).map_or(Ok(()), |slot| self.gone(slot)),
             Op::Late(n, word) => self.late(*n, *word),
             Op::Pass(secs) => {
@@ -184,13 +196,13 @@ impl Rig {
                 Ok(())
             }
             Op::Tick(secs) => self.tick(*secs),
-            Op::Target { pool, target, worth } => {
-                let (pool, target) = (self.pool(*pool), usize::from(*target));
+            Op::Target { pool, target, away, worth } => {
+                let (pool, target, away) = (self.pool(*pool), usize::from(*target), usize::from(*away));
                 // Each more is worth less.
                 let mut worth: Vec<f64> = worth.iter().map(|w| f64::from(*w)).collect();
                 worth.sort_by(|a, b| b.total_cmp(a));
-                self.reference.set_target(pool, target, worth.clone());
-                self.act(|s, t, o| s.set_target(PoolIndex(pool), target, worth, t, o))
+                self.reference.set_target(pool, target, away, worth.clone());
+                self.act(|s, t, o| s.set_target(PoolIndex(pool), target, away, worth, t, o))
             }
             Op::Roll { pool } => {
                 let pool = self.pool(*pool);
@@ -254,6 +266,11 @@ impl Rig {
         self.act(|s, t, o| s.released(slot, reason, t, o))
     }
 
+    fn returned(&mut self, slot: SlotId) -> Checked {
+        self.reference.returned(slot);
+        self.act(|s, t, o| s.returned(slot, t, o))
+    }
+
     fn gone(&mut self, slot: SlotId) -> Checked {
         self.reference.gone(slot);
         self.act(|s, t, o| s.gone(slot, t, o))
@@ -264,7 +281,7 @@ impl Rig {
             Word::Ready | Word::Failed => life == Life::Starting,
             Word::Died => matches!(life, Life::Idle | Life::Leased),
             Word::Doubted => life == Life::Idle,
-            Word::Released => life == Life::Leased,
+            Word::Released | Word::Returned => life == Life::Leased,
             Word::Gone => life == Life::Removing,
         };
         let Some(slot) = nth(&self.reference.all(|l| !fits(l)), n) else { return Ok(()) };
@@ -274,6 +291,7 @@ impl Rig {
             Word::Died => s.died(slot, None, t, o),
             Word::Doubted => s.doubted(slot, t, o),
             Word::Released => s.released(slot, Reason::Used, t, o),
+            Word::Returned => s.returned(slot, t, o),
             Word::Gone => s.gone(slot, t, o),
         })
     }

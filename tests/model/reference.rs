@@ -5,9 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
+use prewarm::pool::slots::{
+    Action, Bounds, Budget, PoolIndex, Reason, Serves, SlotId, Slots, State, WaiterId,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
+
+/// Where containers come back, jobs wait for one for so long before another is created.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 pub type Checked = Result<(), TestCaseError>;
 
@@ -42,6 +47,7 @@ enum Trust {
 pub struct Pool {
     pub bounds: Bounds,
     pub target: usize,
+    away: usize,
     worth: Vec<f64>,
     trust: Trust,
     pub waiting: VecDeque<WaiterId>,
@@ -64,6 +70,8 @@ pub struct Reference {
     pub pools: Vec<Pool>,
     pub slots: BTreeMap<SlotId, Slot>,
     fates: BTreeMap<WaiterId, Fate>,
+    /// Since when each that ever waited does.
+    since: BTreeMap<WaiterId, Instant>,
     draining: bool,
     pub now: Instant,
     /// What the last event led to.
@@ -77,6 +85,7 @@ impl Reference {
         let pool = |bounds: &Bounds| Pool {
             bounds: *bounds,
             target: 0,
+            away: 0,
             worth: Vec::new(),
             trust: Trust::New,
             waiting: VecDeque::new(),
@@ -88,6 +97,7 @@ impl Reference {
             pools: bounds.iter().map(pool).collect(),
             slots: BTreeMap::new(),
             fates: BTreeMap::new(),
+            since: BTreeMap::new(),
             draining: false,
             now,
             granted: Vec::new(),
@@ -101,6 +111,7 @@ impl Reference {
     pub fn lease(&mut self, pool: usize, waiter: WaiterId) {
         self.pools[pool].waiting.push_back(waiter);
         self.fates.insert(waiter, Fate::Waits);
+        self.since.insert(waiter, self.now);
     }
 
     pub fn give_up(&mut self, pool: usize, waiter: WaiterId) {
@@ -142,8 +153,14 @@ impl Reference {
         self.record(slot).life = Life::Condemned(reason);
     }
 
+    pub fn returned(&mut self, slot: SlotId) {
+        self.releases += 1;
+        self.record(slot).life = if self.draining { Life::Condemned(Reason::Drained) } else { Life::Idle };
+    }
+
     pub fn waits_again(&mut self, slot: SlotId, waiter: WaiterId) {
         self.fates.insert(waiter, Fate::Waits);
+        self.since.insert(waiter, self.now);
         self.pools[slot.pool.0].waiting.push_front(waiter);
     }
 
@@ -151,9 +168,10 @@ impl Reference {
         self.record(slot).life = Life::Gone;
     }
 
-    pub fn set_target(&mut self, pool: usize, target: usize, worth: Vec<f64>) {
+    pub fn set_target(&mut self, pool: usize, target: usize, away: usize, worth: Vec<f64>) {
         if !self.draining {
             self.pools[pool].target = target;
+            self.pools[pool].away = away;
             self.pools[pool].worth = worth;
         }
     }
@@ -167,7 +185,7 @@ impl Reference {
 
     pub fn roll(&mut self, pool: usize) {
         for (_, slot) in self.slots.iter_mut().filter(|(id, _)| id.pool.0 == pool) {
-            if matches!(slot.life, Life::Starting | Life::Idle) && slot.old.is_none() {
+            if matches!(slot.life, Life::Starting | Life::Idle | Life::Leased) && slot.old.is_none() {
                 slot.old = Some(Reason::Rolled);
             }
         }
@@ -260,7 +278,7 @@ impl Reference {
         match record.life {
             Life::Condemned(why) => prop_assert_eq!(why, reason, "{:?}", slot),
             Life::Idle => {
-                let too_many = self.idle(pool).count() > self.pools[pool].target;
+                let too_many = self.idle(pool).count() > self.pools[pool].target + self.expected_back(pool);
                 let stale_first = record.old.is_some() || self.fresh(pool) == self.idle(pool).count();
                 prop_assert!(self.draining || stale_first, "{slot:?}: a stale one should have gone");
                 prop_assert!(self.draining || self.pools[pool].waiting.is_empty(), "{slot:?} is waited for");
@@ -349,7 +367,7 @@ impl Reference {
             }
             let p = &self.pools[pool];
             let full = self.total(pool) >= p.bounds.slots;
-            let stuck = !p.waiting.is_empty() && !full && self.could_fit(pool);
+            let stuck = self.calling(pool) > 0 && !full && self.could_fit(pool);
             prop_assert!(!stuck, "pool {pool}: jobs wait, nothing comes");
             let stale = self.idle(pool).count() - self.fresh(pool);
             let nobody_waits = self.total_owed() == 0;
@@ -366,7 +384,9 @@ impl Reference {
         });
         let old = self.slots.iter().filter(|(_, s)| s.life == Life::Idle && s.old.is_none());
         let old = old.filter_map(|(id, s)| Some(s.since? + self.pools[id.pool.0].bounds.max_age?));
-        held.chain(old).filter(|t| *t > self.now).min()
+        let call = (0..self.pools.len()).filter(|p| self.pools[*p].bounds.serves == Serves::Many);
+        let call = call.flat_map(|p| self.pools[p].waiting.iter().map(|w| self.since[w] + PATIENCE));
+        held.chain(old).chain(call).filter(|t| *t > self.now).min()
     }
 
     /// Once all went well for long enough: nobody waits who can be served, nothing is missing that there is room for,
@@ -439,11 +459,41 @@ impl Reference {
         let p = &self.pools[pool];
         // One that isn't proven tries one, though nobody wants it.
         let least = usize::from(p.trust != Trust::Proven);
-        (p.target + p.waiting.len()).max(least).saturating_sub(self.fresh(pool) + self.under_way(pool))
+        let (wanted, back) = match p.bounds.serves {
+            Serves::One => (p.target + p.waiting.len(), 0),
+            Serves::Many => {
+                let away = |s: &SlotId| self.slots[s].old.is_none();
+                let back = self.leased(pool).filter(away).count();
+                ((p.target + p.away).max(self.leased(pool).count() + self.calling(pool)), back)
+            }
+        };
+        wanted.max(least).saturating_sub(self.fresh(pool) + self.under_way(pool) + back)
+    }
+
+    fn leased(&self, pool: usize) -> impl Iterator<Item = SlotId> {
+        self.in_state(PoolIndex(pool), |l| l == Life::Leased)
+    }
+
+    /// Waiters that one is to be created for.
+    fn calling(&self, pool: usize) -> usize {
+        let p = &self.pools[pool];
+        let long = |w: &&WaiterId| self.since[w] + PATIENCE <= self.now;
+        match p.bounds.serves {
+            Serves::One => p.waiting.len(),
+            Serves::Many => p.waiting.iter().filter(long).count(),
+        }
+    }
+
+    /// Those that are idle only because fewer are away than usually.
+    fn expected_back(&self, pool: usize) -> usize {
+        match self.pools[pool].bounds.serves {
+            Serves::One => 0,
+            Serves::Many => self.pools[pool].away.saturating_sub(self.leased(pool).count()),
+        }
     }
 
     fn owed(&self, pool: usize) -> usize {
-        self.pools[pool].waiting.len().saturating_sub(self.under_way(pool))
+        self.calling(pool).saturating_sub(self.under_way(pool))
     }
 
     fn total_owed(&self) -> usize {

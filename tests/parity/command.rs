@@ -1,10 +1,12 @@
 //! Which program is executed, with which arguments, and what happens if it can't be.
 
 use crate::docker::{DEBIAN, SCRATCH};
+use crate::meant;
 use crate::row::{Row, row};
 
 pub fn rows() -> Vec<Row> {
-    [entrypoint_and_cmd(), lookup(), not_executed()].into_iter().flatten().collect()
+    let looked_for = lookup().into_iter().chain(not_executed()).map(meant::lookup);
+    entrypoint_and_cmd().into_iter().chain(looked_for).collect()
 }
 
 const EXEC: &str = r#"ENTRYPOINT ["probe", "args", "a b"]

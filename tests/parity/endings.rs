@@ -29,9 +29,15 @@ fn codes() -> Vec<Row> {
     ]
 }
 
+/// Who it is, and how many orphans it reaps of three that its children left.
+const ORPHANS: &str = "for (1..3) { if (!($child = fork)) { fork; exit } waitpid $child, 0 } \
+                       $reaped++ while wait > 0; printf qq(%d %d %d\\n), $$, getppid, $reaped";
+
 fn signals() -> Vec<Row> {
     let killed = |name, signal: u8| {
-        row(name).image(BUSYBOX).probe(&format!("out x , kill {signal}")).code(128 + signal)
+        // The kernel keeps a first process from signals of its own namespace that it has no handler for.
+        let row = row(name).image(BUSYBOX).probe(&format!("out x , kill {signal}"));
+        row.code(128 + signal).code_as_first(0)
     };
     vec![
         killed("SIGHUP", 1),
@@ -45,7 +51,18 @@ fn signals() -> Vec<Row> {
         killed("SIGSYS", 31),
         killed("a real-time signal", 34),
         row("a child's death by a signal").sh("probe kill 11; echo $?").prints("139\n"),
-        row("a signal to process 1 reaches the job").sh("kill -TERM 1; sleep 20").code(143),
+        row("a signal to process 1 reaches the job")
+            .sh("kill -TERM 1; sleep 20")
+            .code(143)
+            .in_container("it is the job"),
+        row("a first process is kept from itself")
+            .sh("kill -TERM 1; kill -KILL $$; echo alive")
+            .prints("alive\n")
+            .in_namespace("only there a job is the first process"),
+        row("a fault is no signal that a first process is kept from")
+            .image(DEBIAN)
+            .args(["bash", "-c", "ulimit -c 0; exec perl -e 'print unpack q(p), pack q(Q), 8'"])
+            .code(139),
         row("a signal to process 1 is the job's to handle")
             .sh("trap 'echo got it; exit 7' USR1; kill -USR1 1; while :; do sleep 0.1; done")
             .code(7),
@@ -55,6 +72,11 @@ fn signals() -> Vec<Row> {
         row("everything killed but process 1")
             .sh("sleep 20 & kill -KILL -1; wait; echo alive")
             .prints("alive\n"),
-        row("its own group killed").sh("sleep 20 & kill -TERM 0").code(143),
+        row("its own group killed").sh("sleep 20 & kill -TERM 0").code(143).code_as_first(0),
+        row("the first process's children are its own to reap")
+            .image(DEBIAN)
+            .args(["perl", "-e", ORPHANS])
+            .prints("1 0 3\n")
+            .in_namespace("only there a job is the first process"),
     ]
 }

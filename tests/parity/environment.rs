@@ -122,6 +122,7 @@ fn path_and_hostname() -> Vec<Row> {
         row("HOSTNAME is what the kernel says").sh("[ $HOSTNAME = $(hostname) ] && [ ${#HOSTNAME} = 12 ]"),
         row("the host's network has the host's name")
             .sh("hostname; env")
-            .option("network = \"host\"", "--network host"),
+            .option("network = \"host\"", "--network host")
+            .in_container("what one job leaves there the next one would meet"),
     ]
 }

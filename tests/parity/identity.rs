@@ -1,7 +1,8 @@
 //! Who a job is, where it is, and what it sees of the file system.
 
 use crate::docker::{DEBIAN, SCRATCH};
-use crate::row::{Row, ids, roots_and_inits, row};
+use crate::meant;
+use crate::row::{Isolation, Row, ids, roots_and_inits, row};
 
 /// `directory` is one of the host's, `volume` is the name of an empty one.
 pub fn rows(directory: &str, volume: &str) -> Vec<Row> {
@@ -68,7 +69,7 @@ const MOUNTS: &str = "cat /proc/mounts; for d in / /tmp /dev/shm /scratch /data 
                       [ -d $d ] && { touch $d/x 2>/dev/null && echo $d is writable; rm -f $d/x; }; done; true";
 
 fn shown(name: &'static str) -> Row {
-    row(name).sh(MOUNTS).mask(roots_and_inits).mask(ids)
+    meant::mounts(row(name).sh(MOUNTS).mask(roots_and_inits).mask(ids))
 }
 
 fn file_systems() -> Vec<Row> {
@@ -93,12 +94,12 @@ fn file_systems() -> Vec<Row> {
                  ls /sys /proc | grep -v '^[0-9]'; \
                  cat /etc/resolv.conf; sed 's/^[0-9].*\\t.*/(address)/' /etc/hosts | sort | uniq",
         ),
-        // The mount point of init, in place of Docker's file /sbin/docker-init.
+        // The mount point of init, in place of Docker's file /sbin/docker-init. A job of many doesn't see it.
         row("the root")
             .busybox("RUN mkdir /sbin")
             .sh("ls -A / /sbin")
-            .but("\n.dockerenv\n", "\n.dockerenv\n.prewarm\n")
-            .but("\ndocker-init\n", "\n"),
+            .but_in(Isolation::Container, "\n.dockerenv\n", "\n.dockerenv\n.prewarm\n")
+            .but_in(Isolation::Container, "\ndocker-init\n", "\n"),
         row("no network")
             .option("network = \"none\"", "--network none")
             .sh("ls /sys/class/net; cat /etc/resolv.conf /etc/hosts"),
@@ -116,6 +117,14 @@ fn mounts(directory: &str, volume: &str) -> Vec<Row> {
             ["--volume", &format!("{source}:/data{options}")],
         )
     };
+    // What every job may write to has to be called so, unless there is but one.
+    let shared = |row: Row, source: &str| {
+        row.option_as(
+            &format!(r#"mounts = [{{ source = "{source}", target = "/data", shared = true }}]"#),
+            ["--volume", &format!("{source}:/data")],
+        )
+    };
+    let one_job = "what one job writes to a mount that isn't `shared` the next one would see";
     // What one leaves there, the next one finds.
     const COUNT: &str =
         "x=$(cat /data/count 2>/dev/null)x; echo $x | tee /data/count; stat -c '%u %g %a %n' /data /data/*";
@@ -123,26 +132,31 @@ fn mounts(directory: &str, volume: &str) -> Vec<Row> {
                              grep ' /data ' /proc/self/mountinfo | cut -d ' ' -f 4-6";
     let content = "RUN mkdir /data && echo content >/data/file && chown -R 1000:1000 /data";
     vec![
-        at_data(shown("a directory of the host's"), directory, ""),
+        at_data(shown("a directory of the host's"), directory, "").in_container(one_job),
+        shared(shown("a directory of the host's, shared"), directory),
         at_data(shown("a directory of the host's, read-only"), directory, ":ro"),
-        at_data(shown("a volume"), volume, ""),
+        at_data(shown("a volume"), volume, "").in_container(one_job),
+        shared(shown("a volume, shared"), volume),
         at_data(shown("a volume, read-only"), volume, ":ro"),
         // Docker's job comes first.
-        at_data(
+        shared(
             row("a directory of the host's keeps what is written").sh(COUNT).but("x\n", "xx\n"),
             directory,
-            "",
         ),
         // Its id is looked for when everything is over.
-        row("an image's VOLUME")
-            .busybox(&format!("{content}\nVOLUME /data"))
-            .user("app")
-            .sh(ANONYMOUS)
-            .mask(ids),
-        row("an image's VOLUME, with a read-only root")
-            .busybox(&format!("{content}\nVOLUME /data"))
-            .option("read_only = true", "--read-only")
-            .sh(ANONYMOUS)
-            .mask(ids),
+        meant::volume(
+            row("an image's VOLUME")
+                .busybox(&format!("{content}\nVOLUME /data"))
+                .user("app")
+                .sh(ANONYMOUS)
+                .mask(ids),
+        ),
+        meant::volume_below_a_read_only_root(
+            row("an image's VOLUME, with a read-only root")
+                .busybox(&format!("{content}\nVOLUME /data"))
+                .option("read_only = true", "--read-only")
+                .sh(ANONYMOUS)
+                .mask(ids),
+        ),
     ]
 }

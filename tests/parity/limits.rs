@@ -1,6 +1,7 @@
 //! What a job may do, and how much it may use.
 
-use crate::row::{Row, process_ids_and_usage, row};
+use crate::meant;
+use crate::row::{Isolation, Row, process_ids_and_usage, row};
 
 pub fn rows() -> Vec<Row> {
     [privileges(), resources()].into_iter().flatten().collect()
@@ -9,7 +10,12 @@ pub fn rows() -> Vec<Row> {
 fn privileges() -> Vec<Row> {
     // A job has a session of its own, where Docker's is in that of tini: its signals and its terminal, if it opens
     // one, concern nobody else.
-    let own_session = |row: Row| row.mask(process_ids_and_usage).but("NSsid:\t1\n", "NSsid:\t(own)\n");
+    // With isolation `namespace` it is the first process, and has all its numbers.
+    let container = Isolation::Container;
+    let own_session = |row: Row| {
+        let row = row.mask_in(container, process_ids_and_usage);
+        meant::filters(row.but_in(container, "NSsid:\t1\n", "NSsid:\t(own)\n"))
+    };
     let status = |name| own_session(row(name).args(["cat", "/proc/self/status"]));
     let cap = |name, toml: &str, docker: &str| status(name).option(toml, docker);
     let hardened = "--cap-drop ALL --security-opt no-new-privileges --pids-limit 512 --network none";
@@ -21,6 +27,13 @@ fn privileges() -> Vec<Row> {
             "capabilities added",
             r#"cap_add = ["SYS_PTRACE", "CAP_NET_ADMIN"]"#,
             "--cap-add SYS_PTRACE --cap-add NET_ADMIN",
+        )
+        .in_container("NET_ADMIN reaches the network, which jobs of one container share"),
+        cap("a capability added", r#"cap_add = ["SYS_PTRACE"]"#, "--cap-add SYS_PTRACE"),
+        cap(
+            "capabilities added that reach nobody else",
+            r#"cap_add = ["IPC_LOCK", "IPC_OWNER", "LEASE", "NET_BROADCAST", "SYS_NICE"]"#,
+            "--cap-add IPC_LOCK --cap-add IPC_OWNER --cap-add LEASE --cap-add NET_BROADCAST --cap-add SYS_NICE",
         ),
         cap("capabilities dropped", r#"cap_drop = ["CHOWN", "KILL"]"#, "--cap-drop CHOWN --cap-drop KILL"),
         cap("all capabilities dropped", r#"cap_drop = ["ALL"]"#, "--cap-drop ALL"),
@@ -36,7 +49,12 @@ fn privileges() -> Vec<Row> {
             "--security-opt no-new-privileges",
         )
         .user("app"),
-        cap("no seccomp", r#"security_opt = ["seccomp=unconfined"]"#, "--security-opt seccomp=unconfined"),
+        row("no seccomp")
+            .args(["cat", "/proc/self/status"])
+            .mask(process_ids_and_usage)
+            .but("NSsid:\t1\n", "NSsid:\t(own)\n")
+            .option(r#"security_opt = ["seccomp=unconfined"]"#, "--security-opt seccomp=unconfined")
+            .in_container("a job without a filter could do what init may do"),
         cap("hardened", r#"security = "hardened""#, hardened),
         cap("hardened, as a user", r#"security = "hardened""#, hardened).user("app"),
         row("what seccomp refuses")
@@ -80,7 +98,9 @@ fn resources() -> Vec<Row> {
             .option("cpus = 1.5", "--cpus 1.5"),
         cgroup("cpu shares", "cpu/cpu.shares cpu/cpu.cfs_quota_us cpu.weight")
             .option("cpu_shares = 512", "--cpu-shares 512"),
-        cgroup("pids", "pids/pids.max pids.max").option("pids = 77", "--pids-limit 77"),
+        meant::processes(
+            cgroup("pids", "pids/pids.max pids.max").option("pids = 77", "--pids-limit 77"),
+        ),
         row("no more processes than allowed")
             .option("pids = 6", "--pids-limit 6")
             .sh("for i in 1 2 3 4 5 6 7 8; do sleep 20 & echo $i; done")

@@ -1,8 +1,10 @@
-//! Parity: what a job is to `docker run --init`, it is to prewarm.
+//! Parity: what a job is to `docker run --init`, it is to prewarm; and what it is to `docker run` without `--init`, where it
+//! is the first process, it is to a pool with isolation `namespace`.
 //!
 //! Tables of jobs. Each is run by Docker's own command line and by `prewarm run`, and what they print and exit
 //! with is compared byte for byte. What can't be the same in any two containers is masked, by name, where a row says
-//! so; what differs because it is meant to is written in the row (`but`, `note`, `not_run_but`), and has to be there.
+//! so; what differs because it is meant to is written in the row (`but`, `note`, `not_run_but`), and has to be there. What
+//! differs with isolation `namespace` alone is collected in `meant.rs`.
 //!
 //! Needs the servers and images of `deploy/test.sh`. `PREWARM_TEST_PARITY=WORDS` runs only rows whose name contains that.
 
@@ -15,6 +17,7 @@ mod endings;
 mod environment;
 mod identity;
 mod limits;
+mod meant;
 mod row;
 mod streams;
 mod too_large;
@@ -27,13 +30,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use row::{Bench, Row};
+use row::{Bench, Isolation, Row};
 
 /// Rows at a time. More make the engine slower, not faster.
 const AT_A_TIME: usize = 3;
 
 #[test]
 fn a_job_is_what_docker_run_would_have_made_of_it() {
+    judge_all(Isolation::Container);
+}
+
+#[test]
+fn and_so_is_one_of_many_in_a_container() {
+    judge_all(Isolation::Namespace);
+}
+
+fn judge_all(isolation: Isolation) {
     let only = std::env::var("PREWARM_TEST_PARITY").unwrap_or_default();
     let directory = Directory::new();
     let (mounted, volume) = (directory.below("mounted"), docker::Volume::create());
@@ -47,9 +59,9 @@ fn a_job_is_what_docker_run_would_have_made_of_it() {
     ]
     .into_iter()
     .flatten()
-    .filter(|row| row.name().contains(&only))
+    .filter(|row| row.is_for(isolation) && row.name().contains(&only))
     .collect();
-    let bench = Bench::new(&directory.0);
+    let bench = Bench::new(&directory.0, isolation);
     let begun = Instant::now();
 
     let (next, failures) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
@@ -66,7 +78,7 @@ fn a_job_is_what_docker_run_would_have_made_of_it() {
             });
         }
     });
-    println!("{} rows in {:.0?}", rows.len(), begun.elapsed());
+    println!("{isolation:?}: {} rows in {:.0?}", rows.len(), begun.elapsed());
 
     let mut failures = failures.into_inner().unwrap();
     failures.extend(left_behind(bench));

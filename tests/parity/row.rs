@@ -1,4 +1,7 @@
 //! One row of the tables: what is run, by both, and what has to come of it.
+//!
+//! With isolation `namespace` a job is the first process, so there its counterpart is `docker run` without `--init`,
+//! unless the row says why not.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -24,10 +27,26 @@ pub struct Row {
     args: Vec<String>,
     stdin: Option<Vec<u8>>,
     want: Want,
+    /// What is wanted with isolation `namespace`, if that is something else.
+    want_as_first: Option<Want>,
     prints: Option<String>,
-    masks: Vec<Mask>,
-    differences: Vec<Difference>,
+    masks: Vec<(Isolations, Mask)>,
+    differences: Vec<(Isolations, Difference)>,
+    /// With this isolation alone, and why.
+    only: Option<(Isolation, &'static str)>,
+    /// Why the counterpart is `docker run --init` with either isolation.
+    with_init: Option<&'static str>,
 }
+
+/// How the pool isolates its jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    Container,
+    Namespace,
+}
+
+/// One isolation, or `None`: either.
+type Isolations = Option<Isolation>;
 
 enum Source {
     Ready(String),
@@ -37,6 +56,7 @@ enum Source {
     Program(&'static [u8]),
 }
 
+#[derive(Clone, Copy)]
 enum Want {
     /// Both run it, and it exits with this code.
     Code(u8),
@@ -52,6 +72,8 @@ pub type Mask = fn(&str) -> String;
 enum Difference {
     /// In stdout, where Docker's job prints the first, ours prints the second.
     Out(String, String),
+    /// Docker's job prints lines of which ours prints none.
+    Without(fn(&str) -> bool),
     /// On stderr, prewarm says this after the job's own output.
     Note(&'static str),
 }
@@ -68,9 +90,12 @@ pub fn row(name: &'static str) -> Row {
         args: Vec::new(),
         stdin: None,
         want: Want::Code(0),
+        want_as_first: None,
         prints: None,
         masks: Vec::new(),
         differences: Vec::new(),
+        only: None,
+        with_init: None,
     }
 }
 
@@ -159,7 +184,13 @@ impl Row {
     }
 
     pub fn mask(mut self, mask: Mask) -> Row {
-        self.masks.push(mask);
+        self.masks.push((None, mask));
+        self
+    }
+
+    /// With one isolation alone.
+    pub fn mask_in(mut self, isolation: Isolation, mask: Mask) -> Row {
+        self.masks.push((Some(isolation), mask));
         self
     }
 
@@ -181,14 +212,54 @@ impl Row {
 
     /// Where Docker's job prints `docker`, ours prints `ours`; the reason is to be said where this is called.
     pub fn but(mut self, docker: impl Into<String>, ours: impl Into<String>) -> Row {
-        self.differences.push(Difference::Out(docker.into(), ours.into()));
+        self.differences.push((None, Difference::Out(docker.into(), ours.into())));
+        self
+    }
+
+    /// The same with one isolation alone.
+    pub fn but_in(mut self, isolation: Isolation, docker: impl Into<String>, ours: impl Into<String>) -> Row {
+        self.differences.push((Some(isolation), Difference::Out(docker.into(), ours.into())));
+        self
+    }
+
+    /// With one isolation, Docker's job prints such lines and ours doesn't; the reason is to be said where this is called.
+    pub fn without_in(mut self, isolation: Isolation, lines: fn(&str) -> bool) -> Row {
+        self.differences.push((Some(isolation), Difference::Without(lines)));
+        self
+    }
+
+    /// With isolation `namespace` both exit with this code, since the job is the first process.
+    pub fn code_as_first(mut self, code: u8) -> Row {
+        self.want_as_first = Some(Want::Code(code));
+        self
+    }
+
+    /// Compared with `docker run --init` with either isolation, for this reason.
+    pub fn with_init(mut self, why: &'static str) -> Row {
+        self.with_init = Some(why);
         self
     }
 
     /// On stderr, prewarm adds this; the reason is to be said where this is called.
     pub fn note(mut self, line: &'static str) -> Row {
-        self.differences.push(Difference::Note(line));
+        self.differences.push((None, Difference::Note(line)));
         self
+    }
+
+    /// Not with isolation `namespace`, for this reason.
+    pub fn in_container(mut self, why: &'static str) -> Row {
+        self.only = Some((Isolation::Container, why));
+        self
+    }
+
+    /// With isolation `namespace` alone, for this reason.
+    pub fn in_namespace(mut self, why: &'static str) -> Row {
+        self.only = Some((Isolation::Namespace, why));
+        self
+    }
+
+    pub fn is_for(&self, isolation: Isolation) -> bool {
+        self.only.is_none_or(|(only, _)| only == isolation)
     }
 
     pub fn name(&self) -> &'static str {
@@ -200,14 +271,15 @@ impl Row {
 pub struct Bench<'a> {
     /// For configurations.
     pub directory: &'a Path,
+    pub isolation: Isolation,
     images: Mutex<HashMap<String, Arc<OnceLock<Image>>>>,
     /// Every stdout of prewarm's, in which ids of volumes may be.
     pub seen: Mutex<Vec<String>>,
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(directory: &'a Path) -> Bench<'a> {
-        Bench { directory, images: Mutex::default(), seen: Mutex::default() }
+    pub fn new(directory: &'a Path, isolation: Isolation) -> Bench<'a> {
+        Bench { directory, isolation, images: Mutex::default(), seen: Mutex::default() }
     }
 
     /// The name of the image, which is made for the first row that wants it.
@@ -226,10 +298,10 @@ impl<'a> Bench<'a> {
     /// Runs the row both ways; an error is what is wrong, for people.
     pub fn judge(&self, row: &Row) -> Result<(), String> {
         let image = self.image(&row.image);
-        let docker = docker::run(&mut docker_run(row, &image), row.stdin.as_deref(), PATIENCE);
+        let docker = docker::run(&mut self.docker_run(row, &image), row.stdin.as_deref(), PATIENCE);
         let ours = docker::run(&mut self.prewarm_run(row, &image), row.stdin.as_deref(), PATIENCE);
         self.seen.lock().unwrap().push(ours.stdout.to_string());
-        compare(row, docker, ours)
+        compare(row, self.isolation, docker, ours)
     }
 
     pub fn prewarm_run(&self, row: &Row, image: &str) -> Command {
@@ -237,6 +309,9 @@ impl<'a> Bench<'a> {
         let config = self.directory.join(format!("{worker}.toml"));
         let mut text =
             format!("[worker]\nname = \"{worker}\"\n\n[pool.p]\nimage = \"{image}\"\npull = \"never\"\n");
+        if self.isolation == Isolation::Namespace {
+            text += "isolation = \"namespace\"\n";
+        }
         for line in &row.pool {
             writeln!(text, "{line}").unwrap();
         }
@@ -251,6 +326,20 @@ impl<'a> Bench<'a> {
         command.envs(row.outer.iter().map(|(name, value)| (name, value)));
         command
     }
+
+    fn docker_run(&self, row: &Row, image: &str) -> Command {
+        // Without a log driver, since prewarm's containers have none and the daemon shall not keep 100 MiB.
+        let mut command = docker::docker(["run", "--rm", "--log-driver", "none", "--label", &label()]);
+        if self.isolation == Isolation::Container || row.with_init.is_some() {
+            command.arg("--init");
+        }
+        command.args(&row.docker);
+        command.args(row.env.iter().flat_map(|entry| ["-e", entry]));
+        command.args(row.stdin.iter().map(|_| "-i"));
+        command.arg(image).args(&row.args);
+        command.envs(row.outer.iter().map(|(name, value)| (name, value)));
+        command
+    }
 }
 
 /// The label of our `docker run` containers.
@@ -258,20 +347,11 @@ pub fn label() -> String {
     format!("prewarm-test.parity={}", docker::prefix())
 }
 
-fn docker_run(row: &Row, image: &str) -> Command {
-    // Without a log driver, since prewarm's containers have none and the daemon shall not keep 100 MiB.
-    let mut command = docker::docker(["run", "--rm", "--init", "--log-driver", "none", "--label", &label()]);
-    command.args(&row.docker);
-    command.args(row.env.iter().flat_map(|entry| ["-e", entry]));
-    command.args(row.stdin.iter().map(|_| "-i"));
-    command.arg(image).args(&row.args);
-    command.envs(row.outer.iter().map(|(name, value)| (name, value)));
-    command
-}
-
-fn compare(row: &Row, docker: Done, ours: Done) -> Result<(), String> {
+fn compare(row: &Row, isolation: Isolation, docker: Done, ours: Done) -> Result<(), String> {
     let mut wrong = String::new();
-    let codes = match row.want {
+    let here = |isolations: Isolations| isolations.is_none_or(|only| only == isolation);
+    let want = row.want_as_first.filter(|_| isolation == Isolation::Namespace).unwrap_or(row.want);
+    let codes = match want {
         Want::Code(code) => (code, code),
         Want::NotRun { docker, ours, .. } => (docker, ours),
     };
@@ -284,7 +364,7 @@ fn compare(row: &Row, docker: Done, ours: Done) -> Result<(), String> {
             }
         }
     }
-    if let Want::NotRun { names, .. } = row.want {
+    if let Want::NotRun { names, .. } = want {
         let said = ours.stderr.to_string();
         // The pool may have logged a warning before.
         let last = said.lines().last().unwrap_or_default();
@@ -293,16 +373,27 @@ fn compare(row: &Row, docker: Done, ours: Done) -> Result<(), String> {
         }
         compare_stream(&mut wrong, "stdout", docker.stdout, ours.stdout);
     } else {
-        let mask = |written| row.masks.iter().fold(written, |written, mask| replaced(written, mask));
+        let mask = |written| {
+            let masks = row.masks.iter().filter(|(isolations, _)| here(*isolations));
+            masks.fold(written, |written, (_, mask)| replaced(written, mask))
+        };
         let (mut expected, mut docker_err, out, err) =
             (mask(docker.stdout), docker.stderr, mask(ours.stdout), ours.stderr);
-        for difference in &row.differences {
+        for (_, difference) in row.differences.iter().filter(|(isolations, _)| here(*isolations)) {
             match difference {
                 Difference::Out(theirs, ours) => {
                     if !expected.to_string().contains(theirs) {
                         writeln!(wrong, "docker's job doesn't print {theirs:?} as it is said to").unwrap();
                     }
                     expected = replaced(expected, |text| text.replace(theirs, ours));
+                }
+                Difference::Without(is_one) => {
+                    let before = expected.len;
+                    let kept = |line: &str| (!is_one(line)).then(|| line.into());
+                    expected = replaced(expected, |text| edit_lines(text, kept));
+                    if expected.len == before {
+                        writeln!(wrong, "docker's job doesn't print lines that ours is said not to").unwrap();
+                    }
                 }
                 Difference::Note(line) => docker_err = replaced(docker_err, |text| format!("{text}{line}\n")),
             }
@@ -367,20 +458,28 @@ pub fn order(text: &str) -> String {
     lines.concat()
 }
 
-/// Of `/proc/self/status`: process ids, memory, how often it was interrupted, and how many signals are queued for this
-/// user on the whole host. A session that isn't that of process 1 is the job's own.
+/// Of `/proc/self/status`: process ids, and usage. A session that isn't that of process 1 is the job's own.
 pub fn process_ids_and_usage(text: &str) -> String {
     const IDS: [&str; 6] = ["Tgid", "Pid", "PPid", "NStgid", "NSpid", "NSpgid"];
-    edit_lines(text, |line| {
+    edit_lines(&usage(text), |line| {
         let (name, value) = line.split_once(':')?;
         if name == "NSsid" && value != "\t1" {
             return Some("NSsid:\t(own)".into());
         }
+        (!IDS.contains(&name)).then(|| line.into())
+    })
+}
+
+/// Of `/proc/self/status`: memory, how often it was interrupted, and how many signals are queued for this user on the
+/// whole host.
+pub fn usage(text: &str) -> String {
+    edit_lines(text, |line| {
+        let (name, _) = line.split_once(':')?;
         let usage = name.starts_with("Vm")
             || name.starts_with("Rss")
             || name.ends_with("_ctxt_switches")
             || name == "SigQ";
-        (!usage && !IDS.contains(&name)).then(|| line.into())
+        (!usage).then(|| line.into())
     })
 }
 
@@ -411,7 +510,8 @@ pub fn ids(text: &str) -> String {
     masked
 }
 
-fn edit_lines(text: &str, edit: impl Fn(&str) -> Option<String>) -> String {
+/// Each line as `edit` has it, without those for which it has none.
+pub fn edit_lines(text: &str, edit: impl Fn(&str) -> Option<String>) -> String {
     text.split_inclusive('\n')
         .filter_map(|line| match line.strip_suffix('\n') {
             Some(line) => edit(line).map(|line| line + "\n"),

@@ -116,7 +116,7 @@ fn an_image_whose_own_environment_is_too_large_runs_nowhere() {
     assert_ne!(theirs.code, Some(0), "{theirs:?}");
 
     let directory = crate::Directory::new();
-    let bench = crate::Bench::new(&directory.0);
+    let bench = crate::Bench::new(&directory.0, crate::Isolation::Container);
     let row = crate::row::row("").image(image.name()).args(["true"]);
     let ours = docker::run(&mut bench.prewarm_run(&row, image.name()), None, PATIENCE);
     assert_eq!(ours.code, Some(125), "{ours:?}");

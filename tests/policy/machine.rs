@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use prewarm::pool::planner::Planner;
-use prewarm::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
+use prewarm::pool::slots::{
+    Action, Bounds, Budget, PoolIndex, Reason, Serves, SlotId, Slots, State, WaiterId,
+};
 
 /// The pools' state machine, and what it asks for.
 pub struct Machine {
@@ -15,7 +17,11 @@ impl Machine {
     /// Bounds don't matter here: they are the planner's to keep.
     pub fn new(pools: usize, creations: usize) -> Machine {
         let budget = Budget { creations, containers: usize::MAX, memory: u64::MAX };
-        let bounds = vec![Bounds { slots: usize::MAX, reserved: 0, memory: 1, max_age: None }; pools];
+        let bounds =
+            vec![
+                Bounds { slots: usize::MAX, reserved: 0, memory: 1, max_age: None, serves: Serves::One };
+                pools
+            ];
         Machine { slots: Slots::new(&bounds, budget), out: Vec::new() }
     }
 
@@ -33,7 +39,7 @@ impl Machine {
     pub fn follow(&mut self, pool: usize, planner: &Planner, now: Instant) {
         let target = planner.sizing(pool).target;
         let worth = (0..=target).map(|idle| planner.worth(pool, idle)).collect();
-        self.slots.set_target(PoolIndex(pool), target, worth, now, &mut self.out);
+        self.slots.set_target(PoolIndex(pool), target, 0, worth, now, &mut self.out);
     }
 
     pub fn ready(&mut self, slot: SlotId, now: Instant) {

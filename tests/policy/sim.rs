@@ -5,14 +5,14 @@ use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
 use prewarm::pool::planner::{Host, Limits, Planner};
-use prewarm::pool::slots::{Action, SlotId};
+use prewarm::pool::slots::{Action, Serves, SlotId};
 
 use crate::chance::{Arrivals, Chance, Times};
 use crate::machine::Machine;
 
 /// Limits of a pool of one size.
 pub fn fixed(size: usize) -> Limits {
-    Limits { min: size, max: size, hit_target: 0.99, ttl: None, memory: 1 }
+    Limits { min: size, max: size, hit_target: 0.99, ttl: None, memory: 1, serves: Serves::One }
 }
 
 /// Limits of a pool that finds its own size, with a maximum that doesn't matter.

@@ -7,12 +7,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream;
-use prewarm::config::Pull;
+use prewarm::config::{Isolation, Pull};
 use prewarm::engine::{
     Attached, ContainerId, ContainerSpec, ContainerState, Engine, EngineError, EngineInfo, Fault, Image,
     Listed, Op, Stop, Stops,
 };
-use prewarm::init::wire::{self, End, Exited, HEADER, Kind};
+use prewarm::init::wire::{self, Doubt, End, Exited, HEADER, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::AbortHandle;
@@ -41,7 +41,8 @@ pub const SLOW: Duration = Duration::from_secs(5);
 /// After this a request has timed out.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a container's init behaves once it is started.
+/// How a container's init behaves once it is started. With isolation `namespace` it waits for SETUP first, and is ready again
+/// after each job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Init {
     /// READY; each START is answered with STARTED, its own name on stdout, EXITED 0.
@@ -50,6 +51,12 @@ pub enum Init {
     Stubborn,
     /// READY; a START is answered with STARTED; nothing ends the job.
     Deaf,
+    /// As `Obliging`, but one of the job's processes was killed for memory.
+    ShortOfMemory,
+    /// As `Obliging`, but not fit for another job.
+    Doubting,
+    /// As `Obliging`, but says nothing after its first job.
+    Forgetful,
     /// READY; ends as soon as it reads a START.
     DiesAtStart,
     /// READY; ends a moment later.
@@ -80,6 +87,7 @@ struct Container {
     image: String,
     state: ContainerState,
     init: Init,
+    isolation: Isolation,
     stdio: Option<(DuplexStream, DuplexStream)>,
     task: Option<AbortHandle>,
 }
@@ -209,6 +217,7 @@ impl Fake {
             image: String::new(),
             state,
             init: Init::Mute,
+            isolation: Isolation::Container,
             stdio: None,
             task: None,
         };
@@ -268,8 +277,13 @@ async fn answer<T>(fate: Fate, op: Op, value: T) -> Result<T, EngineError> {
 impl Engine for Fake {
     async fn info(&self) -> Result<EngineInfo, EngineError> {
         let fate = self.fate(Op::Info).await?;
-        let info =
-            EngineInfo { version: "fake".into(), architecture: "x86_64".into(), cpus: 2, memory: 1 << 30 };
+        let info = EngineInfo {
+            version: "fake".into(),
+            architecture: "x86_64".into(),
+            cpus: 2,
+            memory: 1 << 30,
+            apparmor: false,
+        };
         answer(fate, Op::Info, info).await
     }
 
@@ -302,6 +316,7 @@ impl Engine for Fake {
                 image: spec.image.clone(),
                 state: ContainerState::Created,
                 init: *world.inits.get(&spec.image).unwrap_or(&self.init.lock().unwrap()),
+                isolation: spec.pool.isolation,
                 stdio: None,
                 task: None,
             };
@@ -339,8 +354,8 @@ impl Engine for Fake {
             let container = world.containers.get_mut(id).unwrap();
             let (stdin, stdout) = container.stdio.take().unwrap();
             container.state = ContainerState::Running;
-            container.task =
-                Some(tokio::spawn(run_init(container.init, id.clone(), stdin, stdout)).abort_handle());
+            let init = run_init(container.init, container.isolation, id.clone(), stdin, stdout);
+            container.task = Some(tokio::spawn(init).abort_handle());
         }
         answer(fate, Op::Start, ()).await
     }
@@ -383,6 +398,7 @@ impl Engine for Fake {
 
 async fn run_init(
     init: Init,
+    isolation: Isolation,
     id: ContainerId,
     mut stdin: DuplexStream,
     mut stdout: DuplexStream,
@@ -390,7 +406,10 @@ async fn run_init(
     match init {
         Init::DiesBeforeReady => return None,
         Init::Mute => std::future::pending().await,
-        Init::Obliging | Init::Stubborn | Init::Deaf | Init::DiesAtStart | Init::DiesIdle => {}
+        _ => {}
+    }
+    if isolation == Isolation::Namespace {
+        assert_eq!(receive(&mut stdin).await?.0, Kind::Setup);
     }
     send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?;
     if init == Init::DiesIdle {
@@ -401,13 +420,23 @@ async fn run_init(
         let (kind, payload) = receive(&mut stdin).await?;
         match (kind, init) {
             (Kind::Start, Init::DiesAtStart) => return None,
-            (Kind::Start, Init::Obliging) => {
+            (Kind::Start, Init::Obliging | Init::ShortOfMemory | Init::Doubting | Init::Forgetful) => {
                 send(&mut stdout, Kind::Started, &[]).await?;
                 send(&mut stdout, Kind::Stdout, id.as_str().as_bytes()).await?;
-                exited(&mut stdout, End::Code(0)).await?;
+                exited(&mut stdout, End::Code(0), u32::from(init == Init::ShortOfMemory)).await?;
+                match (isolation, init) {
+                    (Isolation::Container, _) | (_, Init::Forgetful) => {}
+                    (_, Init::Doubting) => {
+                        send(&mut stdout, Kind::Doubt, &[Doubt::Mounts as u8]).await?;
+                        return None;
+                    }
+                    _ => send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?,
+                }
             }
             (Kind::Start, _) => send(&mut stdout, Kind::Started, &[]).await?,
-            (Kind::Signal, Init::Stubborn) if payload[0] == 9 => exited(&mut stdout, End::Signal(9)).await?,
+            (Kind::Signal, Init::Stubborn) if payload[0] == 9 => {
+                exited(&mut stdout, End::Signal(9), 0).await?
+            }
             _ => {}
         }
     }
@@ -427,7 +456,7 @@ async fn send(stdout: &mut DuplexStream, kind: Kind, payload: &[u8]) -> Option<(
     stdout.write_all(payload).await.ok()
 }
 
-async fn exited(stdout: &mut DuplexStream, end: End) -> Option<()> {
-    let exited = Exited { end, left_behind: false, interfered: false, oom_kills: 0, cpu_us: 0, max_rss: 0 };
+async fn exited(stdout: &mut DuplexStream, end: End, oom_kills: u32) -> Option<()> {
+    let exited = Exited { end, left_behind: false, interfered: false, oom_kills, cpu_us: 0, max_rss: 0 };
     send(stdout, Kind::Exited, &exited.encode()).await
 }

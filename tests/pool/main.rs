@@ -1,6 +1,7 @@
 //! Pools, leases and attempts over a scripted engine, for what the real one can't be brought to do on demand. Time
 //! is paused: it goes on only when everybody waits, so nothing here depends on the machine.
 
+mod again;
 mod fake;
 mod matrix;
 mod upkeep;

@@ -67,6 +67,16 @@ impl Addresses {
     pub(crate) fn worked(&mut self, turn: usize) {
         self.last = (self.last + turn) % self.all.len().max(1);
     }
+
+    /// The one that worked last doesn't serve: it is tried last.
+    pub(crate) fn pass_over(&mut self) {
+        self.worked(1);
+    }
+
+    /// Whether there is only one.
+    pub(crate) fn is_single(&self) -> bool {
+        self.all.len() == 1
+    }
 }
 
 /// What to say when none of several addresses worked.
@@ -184,6 +194,8 @@ mod tests {
         assert_eq!(hosts(&addresses), "cab");
         addresses.worked(2);
         assert_eq!(hosts(&addresses), "bca");
+        addresses.pass_over();
+        assert_eq!(hosts(&addresses), "cab");
     }
 
     #[test]

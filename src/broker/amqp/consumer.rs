@@ -23,13 +23,14 @@ use lapin::Channel;
 use lapin::message::Delivery as RawDelivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use uuid::Uuid;
 
-use super::Shared;
 use super::health::Part;
 use super::link::{Fault, Link, short};
 use super::properties;
+use super::{Shared, channel_backoff};
 use crate::broker::topology::consumer_arguments;
 use crate::broker::{BrokerError, Consumer, Delivery, Origin, Receipt, Settle};
 use crate::contract::PoolName;
@@ -43,13 +44,14 @@ pub(super) struct AmqpConsumer {
     /// Kept between calls of `next`: one that is given up early and often must not keep us from ever opening.
     opening: Option<BoxFuture<'static, Session>>,
     session: Option<Session>,
-    /// Grows while channels are lost without having delivered anything.
+    /// Grows while channels are lost soon, without having delivered anything.
     backoff: Backoff,
     delay: Duration,
 }
 
 /// A channel that consumes.
 struct Session {
+    since: Instant,
     link: Arc<Link>,
     channel: Channel,
     deliveries: lapin::Consumer,
@@ -62,7 +64,7 @@ impl AmqpConsumer {
             pool,
             opening: None,
             session: None,
-            backoff: Backoff::default(),
+            backoff: channel_backoff(),
             delay: Duration::ZERO,
         }
     }
@@ -92,6 +94,7 @@ impl Consumer for AmqpConsumer {
                 biased;
                 delivery = session.deliveries.next() => match delivery {
                     Some(Ok(delivery)) => {
+                        session.link.works();
                         let delivery = session.deliver(delivery);
                         self.backoff.reset();
                         return delivery;
@@ -103,8 +106,8 @@ impl Consumer for AmqpConsumer {
                 reason = session.link.lost() => reason,
             };
             tracing::debug!(pool = %self.pool, reason = lost, "consumer lost; opening another");
-            self.delay = self.backoff.next();
             if let Some(session) = self.session.take() {
+                self.delay = self.backoff.next_after(session.since.elapsed());
                 session.close().await;
             }
         }
@@ -123,7 +126,7 @@ impl Session {
     async fn open(shared: Arc<Shared>, pool: PoolName, delay: Duration) -> Session {
         let queue = shared.names.pool_queue(&pool);
         let mut trouble = Trouble::none(shared.clone());
-        let mut backoff = Backoff::default();
+        let mut backoff = channel_backoff();
         tokio::time::sleep(delay).await;
         loop {
             // Exchanges and queues are declared when the publishing line comes up; and a job whose result
@@ -139,6 +142,9 @@ impl Session {
                     trouble.report(&queue, &fault.to_string());
                     if fault.reply_code() == Some(404) {
                         shared.repair(&link).await;
+                    }
+                    if matches!(fault, Fault::Timeout { .. }) {
+                        link.complain();
                     }
                 }
                 // The line has said so already.
@@ -162,7 +168,8 @@ impl Session {
         );
         let deliveries = link.ask("starting to consume", consume).await?;
         unfinished.finished();
-        Ok(Session { link, channel, deliveries })
+        link.works();
+        Ok(Session { since: Instant::now(), link, channel, deliveries })
     }
 
     fn deliver(&self, raw: RawDelivery) -> Delivery {
@@ -263,6 +270,10 @@ impl Receipt for AmqpReceipt {
                 link.ask("acknowledging", channel.basic_ack(tag, BasicAckOptions::default())).await
             }
             Settle::HandBack => link.ask("handing back", channel.basic_nack(tag, REQUEUE)).await,
+            Settle::Again => {
+                let reject = channel.basic_reject(tag, BasicRejectOptions { requeue: true });
+                link.ask("handing back", reject).await
+            }
         };
         settled.map_err(|fault| BrokerError::Stale(fault.to_string()))
     }

@@ -4,6 +4,7 @@
 //! the nature of a request to whoever is there now.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,9 +14,9 @@ use lapin::Channel;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 
-use super::Shared;
 use super::link::{Fault, Link, short};
 use super::properties;
+use super::{Shared, channel_backoff};
 use crate::broker::{Control, Request};
 use crate::retry::Backoff;
 
@@ -25,9 +26,11 @@ pub(super) struct AmqpControl {
     opening: Option<BoxFuture<'static, Session>>,
     session: Option<Session>,
     backoff: Backoff,
+    delay: Duration,
 }
 
 struct Session {
+    since: Instant,
     link: Arc<Link>,
     channel: Channel,
     requests: lapin::Consumer,
@@ -35,16 +38,16 @@ struct Session {
 
 impl AmqpControl {
     pub(super) fn new(shared: Arc<Shared>) -> AmqpControl {
-        AmqpControl { shared, opening: None, session: None, backoff: Backoff::default() }
+        let backoff = channel_backoff();
+        AmqpControl { shared, opening: None, session: None, backoff, delay: Duration::ZERO }
     }
 
     async fn session(&mut self) -> &mut Session {
         let session = if let Some(session) = self.session.take() {
             session
         } else {
-            let opening = self
-                .opening
-                .get_or_insert_with(|| Box::pin(Session::open(self.shared.clone(), self.backoff.next())));
+            let opening =
+                self.opening.get_or_insert_with(|| Box::pin(Session::open(self.shared.clone(), self.delay)));
             let session = opening.await;
             self.opening = None;
             session
@@ -74,7 +77,8 @@ impl Control for AmqpControl {
                 reason = session.link.lost() => reason,
             };
             tracing::debug!(reason = lost, "not listening to the control exchange; trying again");
-            if let Some(Session { link, channel, .. }) = self.session.take() {
+            if let Some(Session { since, link, channel, .. }) = self.session.take() {
+                self.delay = self.backoff.next_after(since.elapsed());
                 link.close_channel(&channel).await;
             }
         }
@@ -82,9 +86,10 @@ impl Control for AmqpControl {
 }
 
 impl Session {
-    async fn open(shared: Arc<Shared>, mut delay: std::time::Duration) -> Session {
-        let mut backoff = Backoff::default();
+    async fn open(shared: Arc<Shared>, delay: Duration) -> Session {
+        let mut backoff = channel_backoff();
         let mut told = false;
+        tokio::time::sleep(delay).await;
         loop {
             // The exchange is declared when the publishing line comes up.
             shared.publish.link().await;
@@ -103,8 +108,7 @@ impl Session {
                     }
                 }
             }
-            tokio::time::sleep(delay).await;
-            delay = backoff.next();
+            tokio::time::sleep(backoff.next()).await;
         }
     }
 
@@ -128,6 +132,6 @@ impl Session {
             FieldTable::default(),
         );
         let requests = link.ask("listening to the control exchange", consume).await?;
-        Ok(Session { link, channel, requests })
+        Ok(Session { since: Instant::now(), link, channel, requests })
     }
 }

@@ -12,7 +12,8 @@
 //! on, a connection whose retries run out stays `Connecting` for ever without an event, and a consumer that the
 //! broker cancelled isn't restored.
 //!
-//! Of several addresses any will do, and the two lines may be at different ones.
+//! Of several addresses any will do, and the two lines may be at different ones. A node that lets us in and then doesn't do what it
+//! is asked for, since it has lost the others of its cluster say, is left for the next one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,9 +29,16 @@ use crate::broker::topology::Topology;
 use crate::config::TopologyMode;
 use crate::retry::Backoff;
 
-/// A connection must have held this long for the next reconnect to start with the shortest delay again. One that
-/// is made and lost at once, by a message that breaks it say, must not be made in a tight loop.
-const STABLE: Duration = Duration::from_secs(10);
+/// Between rounds of attempts to connect: about this long at most. A broker that is back is noticed by then, and a fleet of
+/// workers that waits for one doesn't storm it.
+const ROUND_MOST: Duration = Duration::from_secs(10);
+
+/// After so many complaints in a row a node is left for another.
+const PATIENCE: u32 = 3;
+
+/// It doubles up to this while others are no better: then it may be a single queue that nobody can serve, and all that goes
+/// well on a connection suffers from its end.
+const PATIENCE_MOST: u32 = 200;
 
 /// What has to be done on a fresh connection before it is used.
 pub(super) enum Prepare {
@@ -75,7 +83,7 @@ pub(super) fn start(
     closing: CancellationToken,
 ) -> (Line, tokio::task::JoinHandle<()>) {
     let (sender, receiver) = watch::channel(None);
-    let task = tokio::spawn(Keeper { config, health, sender, outage: None }.run(closing));
+    let task = tokio::spawn(Keeper { config, health, sender, outage: None, patience: PATIENCE }.run(closing));
     (Line(receiver), task)
 }
 
@@ -84,6 +92,8 @@ struct Keeper {
     health: Arc<Health>,
     sender: watch::Sender<Option<Arc<Link>>>,
     outage: Option<Outage>,
+    /// How many complaints are borne.
+    patience: u32,
 }
 
 struct Outage {
@@ -95,29 +105,30 @@ struct Outage {
 
 impl Keeper {
     async fn run(mut self, closing: CancellationToken) {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(Duration::from_millis(100), ROUND_MOST);
         loop {
             let connected = tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
                 connected = self.connect() => connected,
             };
-            match connected {
+            let delay = match connected {
                 Ok(link) => {
                     let since = Instant::now();
                     if !self.serve(Arc::new(link), &closing).await {
                         return;
                     }
-                    if since.elapsed() >= STABLE {
-                        backoff.reset();
-                    }
+                    backoff.next_after(since.elapsed())
                 }
-                Err(error) => self.failed(&error.to_string()),
-            }
+                Err(error) => {
+                    self.failed(&error.to_string());
+                    backoff.next()
+                }
+            };
             tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(delay) => {}
             }
         }
     }
@@ -154,6 +165,8 @@ impl Keeper {
         self.recovered(link.address());
         self.sender.send_replace(Some(link.clone()));
         let mut flow = link.flow();
+        let mut complaints = link.complaints();
+        let patience = if self.config.addresses.is_single() { u32::MAX } else { self.patience };
         let lost = loop {
             let now = flow.borrow_and_update().clone();
             self.health.set(self.config.part, now == Flow::Flowing);
@@ -170,6 +183,10 @@ impl Keeper {
                 biased;
                 () = closing.cancelled() => break None,
                 changed = flow.changed() => if changed.is_err() { break Some("shut down".to_owned()) },
+                // The link has the sender.
+                _ = complaints.wait_for(|complaints| *complaints >= patience) => {
+                    break Some("it answers, but doesn't do what it is asked for; trying the next address".to_owned());
+                }
             }
         };
         self.health.set(self.config.part, false);
@@ -178,6 +195,16 @@ impl Keeper {
             link.close().await;
             return false;
         };
+        let complaints = *complaints.borrow();
+        if complaints == 0 {
+            self.patience = PATIENCE;
+        } else {
+            self.config.addresses.pass_over();
+        }
+        if complaints >= patience {
+            link.close().await;
+            self.patience = (patience * 2).min(PATIENCE_MOST);
+        }
         self.health.reconnecting();
         self.failed(&format!("broker {}: connection lost: {reason}", link.address()));
         true

@@ -28,6 +28,9 @@ use crate::broker::topology::reply_code;
 /// How often the status is looked at besides the events: lapin sends none for some orderly closes.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
+/// AMQP's reply code.
+const INTERNAL_ERROR: u16 = 541;
+
 /// What a connection is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
@@ -46,6 +49,7 @@ pub(crate) struct Link {
     breaker: Breaker,
     address: Address,
     timeout: Duration,
+    complaints: Arc<watch::Sender<u32>>,
 }
 
 /// Why a request at the broker failed.
@@ -108,8 +112,24 @@ impl Link {
         // The one listener of this connection: several would compete for events.
         let events = connection.events_listener();
         let (sender, flow) = watch::channel(Flow::Flowing);
-        tokio::spawn(observe(events, connection.status().clone(), sender));
-        Ok(Link { connection, flow, breaker, address: address.clone(), timeout: within })
+        let complaints = Arc::new(watch::Sender::new(0));
+        tokio::spawn(observe(events, connection.status().clone(), sender, complaints.clone()));
+        Ok(Link { connection, flow, breaker, address: address.clone(), timeout: within, complaints })
+    }
+
+    /// The node answers, but didn't do what it was asked for. It may be cut off from the others of its cluster.
+    pub(crate) fn complain(&self) {
+        self.complaints.send_modify(|complaints| *complaints = complaints.saturating_add(1));
+    }
+
+    /// The node does what it is asked for.
+    pub(crate) fn works(&self) {
+        self.complaints.send_if_modified(|complaints| std::mem::replace(complaints, 0) > 0);
+    }
+
+    /// How often in a row it didn't, and tells of changes.
+    pub(crate) fn complaints(&self) -> watch::Receiver<u32> {
+        self.complaints.subscribe()
     }
 
     /// Where it leads to.
@@ -214,7 +234,12 @@ impl Drop for Link {
 }
 
 /// Turns lapin's events into [`Flow`] until the connection is gone.
-async fn observe(events: impl Stream<Item = Event>, status: ConnectionStatus, flow: watch::Sender<Flow>) {
+async fn observe(
+    events: impl Stream<Item = Event>,
+    status: ConnectionStatus,
+    flow: watch::Sender<Flow>,
+    complaints: Arc<watch::Sender<u32>>,
+) {
     let mut events = std::pin::pin!(events);
     let mut tick = interval(STATUS_INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -228,7 +253,13 @@ async fn observe(events: impl Stream<Item = Event>, status: ConnectionStatus, fl
             Some(Event::ConnectionBlocked(reason)) => _ = flow.send_replace(Flow::Blocked(reason)),
             Some(Event::ConnectionUnblocked) => _ = flow.send_replace(Flow::Flowing),
             // Channels report their errors here too, so this alone doesn't mean the end.
-            Some(Event::Error(error)) => last_error = Some(Fault::Refused(error).to_string()),
+            Some(Event::Error(error)) => {
+                // How a node that can't reach a queue's majority ends the connection of who asks for it.
+                if reply_code(&error) == Some(INTERNAL_ERROR) {
+                    complaints.send_modify(|complaints| *complaints = complaints.saturating_add(1));
+                }
+                last_error = Some(Fault::Refused(error).to_string());
+            }
             _ => {}
         }
         if !status.connected() {

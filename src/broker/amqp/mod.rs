@@ -50,6 +50,12 @@ use super::{Broker, BrokerError, Consumer, Control, Publisher};
 use crate::config::{BrokerConfig, TopologyMode};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
+use crate::retry::Backoff;
+
+/// Between attempts on a connection that is up: they cost little, and every one that is too late costs its job.
+fn channel_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+}
 
 /// Whether a log record may be written: false for those of lapin's that show messages or credentials. It
 /// logs each returned message with its body as a warning, and every frame when tracing.

@@ -7,7 +7,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::link::short;
 use crate::broker::Properties;
-use crate::contract::topology::{ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, TRACEPARENT_HEADER};
+use crate::contract::topology::{
+    ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, FAILURES_HEADER, TRACEPARENT_HEADER, TROUBLES_HEADER,
+};
 
 /// W3C's has 55 characters, and later versions may have some more. It comes back in the header of every reply, which has to
 /// fit into one frame.
@@ -34,6 +36,8 @@ pub(crate) fn decode(raw: &BasicProperties) -> Properties {
     for (name, value) in raw.headers().iter().flat_map(FieldTable::inner) {
         match name.as_str() {
             ATTEMPTS_HEADER => ours.attempts = count(value),
+            TROUBLES_HEADER => ours.troubles = count(value),
+            FAILURES_HEADER => ours.failures = count(value),
             DELIVERY_COUNT_HEADER => ours.delivery_count = count(value),
             TRACEPARENT_HEADER => {
                 ours.traceparent = string(value).filter(|text| text.len() <= TRACEPARENT_MAX)
@@ -56,8 +60,12 @@ pub(crate) fn encode(ours: &Properties) -> BasicProperties {
     if let Some(traceparent) = &ours.traceparent {
         header(TRACEPARENT_HEADER, traceparent);
     }
-    if ours.attempts > 0 {
-        headers.insert(short(ATTEMPTS_HEADER), AMQPValue::LongLongInt(i64::from(ours.attempts)));
+    for (name, count) in
+        [(ATTEMPTS_HEADER, ours.attempts), (TROUBLES_HEADER, ours.troubles), (FAILURES_HEADER, ours.failures)]
+    {
+        if count > 0 {
+            headers.insert(short(name), AMQPValue::LongLongInt(i64::from(count)));
+        }
     }
 
     let mut raw = BasicProperties::default().with_delivery_mode(PERSISTENT);
@@ -131,6 +139,8 @@ mod tests {
             priority: Some(5),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             attempts: 3,
+            troubles: 2,
+            failures: 1,
             delivery_count: 0,
             headers: vec![("x-prewarm-pool".into(), "build".into()), ("x-prewarm-reason".into(), "é".into())],
         };

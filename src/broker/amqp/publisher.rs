@@ -24,10 +24,10 @@ use futures_util::future::BoxFuture;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 
-use super::Shared;
 use super::health::Part;
 use super::link::{Fault, Link, short};
 use super::properties;
+use super::{Shared, channel_backoff};
 use crate::broker::{Message, Publisher, Routed, Target};
 use crate::retry::Backoff;
 
@@ -44,7 +44,7 @@ pub(super) struct AmqpPublisher {
     bytes: usize,
     /// What became of the one mandatory message, if that is not a plain confirm.
     failed: Option<Routed>,
-    /// Grows while channels are lost without a confirm.
+    /// Grows while channels are lost soon, without a confirm.
     backoff: Backoff,
     /// Grows while messages are refused.
     refusals: Backoff,
@@ -59,11 +59,14 @@ pub(super) struct AmqpPublisher {
     barred: bool,
     /// Since when messages have been refused, without a confirm or another channel in between.
     refused_since: Option<Instant>,
+    /// Whether the mandatory message is not to be tried again when it is refused.
+    offering: bool,
     dropped: u64,
 }
 
 /// A channel in confirm mode.
 struct Session {
+    since: Instant,
     link: Arc<Link>,
     channel: Channel,
 }
@@ -101,7 +104,7 @@ impl AmqpPublisher {
             window: VecDeque::new(),
             bytes: 0,
             failed: None,
-            backoff: Backoff::default(),
+            backoff: channel_backoff(),
             refusals: Backoff::new(Duration::from_millis(100), Duration::from_secs(5)),
             resume_at: None,
             deleted: false,
@@ -109,6 +112,7 @@ impl AmqpPublisher {
             part: Part::Publisher(NEXT.fetch_add(1, Ordering::Relaxed)),
             barred: false,
             refused_since: None,
+            offering: false,
             dropped: 0,
         }
     }
@@ -123,6 +127,31 @@ impl AmqpPublisher {
         {
             launch(&mut self.window, session, &self.shared);
         }
+    }
+
+    /// Sends a mandatory message, and waits until it and all before it are confirmed.
+    async fn publish(&mut self, message: Message) -> Routed {
+        // One that was abandoned by its caller may still be there.
+        while self.window.iter().any(|unconfirmed| unconfirmed.unroutable == Unroutable::Return)
+            || self.full(message.body.len())
+        {
+            self.confirm_first().await;
+        }
+        self.failed = None;
+        let for_us = self.is_for_us(&message.target);
+        self.take(message, Unroutable::Return);
+        self.drive().await;
+        let routed = self.failed.take().unwrap_or(Routed::Yes);
+        if for_us && routed != Routed::Yes {
+            // Then no job can be finished here. Whoever sent this tries again.
+            self.bar(true);
+            match (routed, &self.session) {
+                (Routed::Refused, Some(session)) => session.link.complain(),
+                (Routed::No, Some(session)) => self.shared.repair(&session.link).await,
+                _ => {}
+            }
+        }
+        routed
     }
 
     fn full(&self, more: usize) -> bool {
@@ -155,6 +184,7 @@ impl AmqpPublisher {
                     continue;
                 }
                 () = session.link.overdue() => {
+                    session.link.complain();
                     self.start_over("no confirm from the broker in time");
                     continue;
                 }
@@ -171,6 +201,9 @@ impl AmqpPublisher {
                     self.failed = Some(Routed::No);
                 } else {
                     self.bar(false);
+                }
+                if let Some(session) = &self.session {
+                    session.link.works();
                 }
                 self.backoff.reset();
                 self.refusals.reset();
@@ -207,7 +240,8 @@ impl AmqpPublisher {
     /// The broker doesn't take the oldest message. Tries it again, but not for ever: a full reply queue is the publisher's
     /// affair, and must not hold up its job for good.
     fn refused(&mut self) {
-        if self.refused_since.get_or_insert_with(Instant::now).elapsed() < self.shared.patience {
+        let for_long = self.refused_since.get_or_insert_with(Instant::now).elapsed() >= self.shared.patience;
+        if !for_long && !self.offering {
             // With the others behind it, so that they stay in order; and on another channel, since RabbitMQ's go on refusing for
             // half a minute when they were opened just after a quorum queue lost its leader (seen with 3.10).
             let since = self.refused_since;
@@ -256,8 +290,9 @@ impl AmqpPublisher {
         self.failed = None;
         self.refused_since = None;
         // What made the broker close the channel, a missing exchange say, may well do it again at once.
-        self.resume_at = Some(Instant::now() + self.backoff.next());
         let discarded = self.session.take();
+        let worked = discarded.as_ref().map(|session| session.since.elapsed());
+        self.resume_at = Some(Instant::now() + self.backoff.next_after(worked.unwrap_or_default()));
         let deleted = std::mem::take(&mut self.deleted);
         self.opening.get_or_insert_with(|| Session::replace(self.shared.clone(), discarded, deleted).boxed());
     }
@@ -330,26 +365,22 @@ impl Publisher for AmqpPublisher {
         self.window.is_empty()
     }
 
-    async fn send_confirmed(&mut self, message: Message) -> Routed {
-        // One that was abandoned by its caller may still be there.
-        while self.window.iter().any(|unconfirmed| unconfirmed.unroutable == Unroutable::Return)
-            || self.full(message.body.len())
-        {
-            self.confirm_first().await;
-        }
-        self.failed = None;
-        let for_us = self.is_for_us(&message.target);
-        self.take(message, Unroutable::Return);
+    async fn offer(&mut self, message: Message) -> Routed {
+        self.offering = false;
         self.drive().await;
-        let routed = self.failed.take().unwrap_or(Routed::Yes);
-        if for_us && routed != Routed::Yes {
-            // Then no job can be finished here. Whoever sent this tries again.
-            self.bar(true);
-            if let (Routed::No, Some(session)) = (routed, &self.session) {
-                self.shared.repair(&session.link).await;
-            }
+        self.offering = true;
+        let routed = self.publish(message).await;
+        self.offering = false;
+        if routed == Routed::Refused {
+            self.refused_since = None;
         }
         routed
+    }
+
+    async fn send_confirmed(&mut self, message: Message) -> Routed {
+        // An offer may have been given up by its caller.
+        self.offering = false;
+        self.publish(message).await
     }
 
     fn dropped(&mut self) -> u64 {
@@ -360,19 +391,24 @@ impl Publisher for AmqpPublisher {
 impl Session {
     /// A new session in place of one that was given up, however long that takes.
     async fn replace(shared: Arc<Shared>, discarded: Option<Session>, mut deleted: bool) -> Session {
-        if let Some(Session { link, channel }) = discarded {
+        if let Some(Session { link, channel, .. }) = discarded {
             link.close_channel(&channel).await;
         }
-        let mut backoff = Backoff::default();
+        let mut backoff = channel_backoff();
         loop {
             let link = shared.publish.link().await;
             if deleted {
                 shared.repair(&link).await;
                 deleted = false;
             }
-            match Session::open(link).await {
+            match Session::open(link.clone()).await {
                 Ok(session) => return session,
-                Err(fault) => tracing::debug!(%fault, "no publishing channel; trying again"),
+                Err(fault) => {
+                    tracing::debug!(%fault, "no publishing channel; trying again");
+                    if matches!(fault, Fault::Timeout { .. }) {
+                        link.complain();
+                    }
+                }
             }
             tokio::time::sleep(backoff.next()).await;
         }
@@ -382,7 +418,7 @@ impl Session {
         let channel = link.channel().await?;
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         link.ask("turning on publisher confirms", select).await?;
-        Ok(Session { link, channel })
+        Ok(Session { since: Instant::now(), link, channel })
     }
 
     fn is_closed(&self) -> bool {

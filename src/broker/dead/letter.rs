@@ -17,7 +17,8 @@ use crate::broker::amqp::properties;
 use crate::contract::PoolName;
 use crate::contract::event::timestamp;
 use crate::contract::topology::{
-    ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, DIED_AT_HEADER, KIND_HEADER, Names, POOL_HEADER, REASON_HEADER,
+    ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, DIED_AT_HEADER, FAILURES_HEADER, KIND_HEADER, Names, POOL_HEADER,
+    REASON_HEADER, TROUBLES_HEADER,
 };
 
 /// The kind of what has neither headers of ours nor an `x-death`.
@@ -133,7 +134,14 @@ fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
 fn is_of_death(name: &str) -> bool {
     matches!(
         name,
-        REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER | ATTEMPTS_HEADER | DELIVERY_COUNT_HEADER
+        REASON_HEADER
+            | KIND_HEADER
+            | POOL_HEADER
+            | DIED_AT_HEADER
+            | ATTEMPTS_HEADER
+            | TROUBLES_HEADER
+            | FAILURES_HEADER
+            | DELIVERY_COUNT_HEADER
     ) || matches!(name, "x-death" | "CC" | "BCC")
         || name.starts_with("x-first-death-")
         || name.starts_with("x-last-death-")

@@ -10,7 +10,7 @@ use super::parts::Contender;
 use super::plain::{Exec, Plain};
 use super::report::Engine as About;
 use super::warm::Warm;
-use super::ways::{Runner, Way};
+use super::ways::{Idle, Runner, Way};
 use super::{Failure, Job};
 use crate::config::{BrokerConfig, EngineConfig, IdleConfig, PoolConfig};
 use crate::contract::PoolName;
@@ -151,12 +151,12 @@ impl Bed {
         let mut configs = BTreeMap::new();
         let mut of_ways = Vec::new();
         for way in &subject.ways {
-            let Some(config) = way.pool(pool) else {
-                if *way == Way::Namespace {
-                    self.notes.push(format!("{} is left out: this version has no such pools", way.name()));
-                }
+            let Some(config) = way.pool(pool) else { continue };
+            let obstacles = if *way == Way::Namespace { pool.not_for_namespaces() } else { Vec::new() };
+            if let Some((key, why)) = obstacles.first() {
+                self.notes.push(format!("{} is left out: {key}: {}", way.name(), why.escape_debug()));
                 continue;
-            };
+            }
             let name = match way {
                 Way::Namespace => format!("{:.52}-namespace", subject.name.as_str()),
                 _ => subject.name.to_string(),
@@ -184,6 +184,18 @@ impl Bed {
         for (way, name, config) in of_ways {
             let warm = Warm::new(pools.clone(), name, config, subject.job.clone());
             self.add(way, Arc::new(warm));
+        }
+    }
+
+    /// Leaves out the way that not every engine can go, if it can't, unless it was asked for by name.
+    pub async fn leave_out_impossible(&mut self) {
+        let Some(place) = self.contenders.iter().position(|one| one.way == Way::Namespace) else { return };
+        let runner = Arc::clone(&self.contenders[place].runner);
+        if let Err(why) = runner.settle().await {
+            // It isn't to be tried again all the while.
+            runner.keep(Idle::Fixed(0));
+            self.contenders.remove(place);
+            self.notes.push(format!("{} is left out: {}", Way::Namespace.name(), why.escape_debug()));
         }
     }
 

@@ -101,18 +101,18 @@ pub async fn throughput(
     let mut rest = (all.len() * at_once.len()) as u32;
     let mut found = Vec::new();
     for &level in at_once {
+        all.iter().for_each(|one| one.runner.keep(Idle::Fixed(STOCK.max(level))));
         for one in all {
             // What waiting for pools takes is taken from what is left to all.
             let each = (end.saturating_duration_since(Instant::now()) / rest).max(LEAST);
             rest -= 1;
             let what = format!("throughput, {level} at once: {},", one.way.name());
             progress.say(&what, "");
-            one.runner.keep(Idle::Fixed(STOCK.max(level)));
             settle(all).await?;
             found.push(many(one, level, each, |done| progress.say(&what, &format!("{done} jobs"))).await?);
-            one.runner.keep(Idle::Fixed(1));
         }
     }
+    all.iter().for_each(|one| one.runner.keep(Idle::Fixed(1)));
     Ok(found)
 }
 

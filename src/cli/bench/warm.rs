@@ -46,7 +46,7 @@ fn said(outcome: Outcome) -> String {
     match outcome {
         Outcome::Ran(verdict) => verdict.error.map(|error| error.message).unwrap_or_default(),
         Outcome::Rejected(rejection) => rejection.to_string(),
-        Outcome::Trouble(error) | Outcome::NoContainer(error) => error.message,
+        Outcome::Trouble(error) | Outcome::PerhapsBegun(error) => error.message,
         Outcome::NotBegun | Outcome::Cancelled => "stopped before it began".into(),
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use super::measure::Sample;
-use crate::config::PoolConfig;
+use crate::config::{Isolation, PoolConfig};
 
 /// A way to run a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
@@ -125,12 +125,12 @@ impl Way {
 
     /// The pool that this way takes its containers from, given the one to be measured; none if it takes them from none.
     pub fn pool(self, measured: &PoolConfig) -> Option<PoolConfig> {
-        match self {
-            Way::Container => Some(measured.clone()),
-            // Isolation `namespace` is no option of a pool yet. When it is: the same with that isolation.
-            Way::Namespace => None,
-            Way::Run | Way::Exec | Way::Broker | Way::Fork => None,
-        }
+        let isolation = match self {
+            Way::Container => Isolation::Container,
+            Way::Namespace => Isolation::Namespace,
+            Way::Run | Way::Exec | Way::Broker | Way::Fork => return None,
+        };
+        Some(PoolConfig { isolation, ..measured.clone() })
     }
 }
 

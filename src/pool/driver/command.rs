@@ -31,6 +31,8 @@ pub(in crate::pool) enum Command {
         /// How long this creation took one of those that may be under way at once.
         kept_busy: Duration,
     },
+    /// A container that was away with a job, for so long, is ready again.
+    Returned { slot: SlotId, handoff: oneshot::Sender<Grant>, away: Duration },
     /// A container could not be made ready; it may exist.
     Failed { slot: SlotId, container: Option<ContainerId>, error: String },
     /// An idle container ended, perhaps after it was granted and before it was handed over.

@@ -6,11 +6,11 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::PoolConfig;
+use crate::config::{Isolation, PoolConfig};
 use crate::pool::metrics::PoolSeries;
 use crate::pool::planner::{self, Limits};
 use crate::pool::recipe::{Prepared, Recipe};
-use crate::pool::slots::Bounds;
+use crate::pool::slots::{Bounds, Serves};
 use crate::retry::Backoff;
 
 /// One pool, as the driver sees it.
@@ -42,6 +42,7 @@ pub(in crate::pool) fn bounds(config: &PoolConfig) -> Bounds {
         reserved: config.idle.min,
         memory: config.memory.unwrap_or(0),
         max_age: config.idle.max_age,
+        serves: serves(config),
     }
 }
 
@@ -53,6 +54,14 @@ pub(in crate::pool) fn limits(config: &PoolConfig) -> Limits {
         hit_target: config.idle.hit_target,
         ttl: config.idle.ttl,
         memory: config.memory.unwrap_or(0),
+        serves: serves(config),
+    }
+}
+
+fn serves(config: &PoolConfig) -> Serves {
+    match config.isolation {
+        Isolation::Container => Serves::One,
+        Isolation::Namespace => Serves::Many,
     }
 }
 

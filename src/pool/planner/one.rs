@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::demand::Demand;
 use super::super::sizing::{Load, WarmTimes};
 use super::{Limits, Reason, Sizing};
+use crate::pool::slots::Serves;
 
 /// What was needed is looked back on this far: a size that was needed for a while is kept for as long again, and
 /// for half of this at most.
@@ -89,6 +90,7 @@ impl Planned {
     pub(super) fn new(limits: Limits, jitter: f64, now: Instant) -> Planned {
         let sizing = Sizing {
             target: 0,
+            away: 0,
             reason: Reason::Min,
             rate: 0.0,
             burst: 1.0,
@@ -159,7 +161,9 @@ impl Planned {
         let strained = load.rate > most;
         let caution = CAUTION * (1.0 - 1.0 / load.dispersion);
         let bearable = Load { rate: (load.rate + caution * error).min(most), ..load };
-        self.misses = bearable.misses(self.limits.max);
+        // Those that are usually away with a job, and come back, are needed beside the idle ones.
+        let away = if self.limits.serves == Serves::Many { self.busy } else { 0 };
+        self.misses = bearable.misses(self.limits.max + away).split_off(away);
         let (jobs, missed) = self.demand.last_minute(now);
         self.judge(&load, now);
         let computed = self.misses.iter().position(|miss| *miss <= 1.0 - self.limits.hit_target);
@@ -182,9 +186,11 @@ impl Planned {
         }
         self.size = self.size.min(self.limits.max);
         let target = self.size;
-        let expected = if bearable == load { self.misses[target] } else { load.misses(target)[target] };
+        let expected =
+            if bearable == load { self.misses[target] } else { load.misses(target + away)[target + away] };
         self.sizing = Sizing {
             target,
+            away,
             reason: if target > needed && reason != Reason::Unreachable { Reason::Recent } else { reason },
             rate: load.rate,
             burst: load.dispersion,

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::pool::slots::Serves;
 
 const WARM: Duration = Duration::from_millis(250);
 
 fn limits(min: usize, max: usize) -> Limits {
-    Limits { min, max, hit_target: 0.99, ttl: None, memory: 1 }
+    Limits { min, max, hit_target: 0.99, ttl: None, memory: 1, serves: Serves::One }
 }
 
 struct Rig {

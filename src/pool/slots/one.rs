@@ -4,7 +4,33 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Add, Sub};
 use std::time::{Duration, Instant};
 
-use super::words::{Action, Reason, SlotId, State, WaiterId};
+use super::words::{Action, Reason, Serves, SlotId, State, WaiterId};
+
+/// How long a job waits for a container to come back before one is created for it. Creating one takes hundreds of
+/// milliseconds, and as much of the engine as some hundred jobs.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What a container is as an idle one.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Standing {
+    /// As it should be; ready since then.
+    Fresh(Instant),
+    /// To be replaced, for this reason.
+    Stale(Reason),
+}
+
+/// Somebody who waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiter {
+    pub id: WaiterId,
+    pub since: Instant,
+}
+
+impl Waiter {
+    fn is_calling(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= PATIENCE
+    }
+}
 
 /// What one pool may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +43,8 @@ pub struct Bounds {
     pub memory: u64,
     /// Idle containers older than this are replaced.
     pub max_age: Option<Duration>,
+    /// Whether leased ones come back.
+    pub serves: Serves,
 }
 
 /// What containers take of the host's budget.
@@ -67,7 +95,10 @@ const OVERDUE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Pool {
     pub bounds: Bounds,
+    /// Idle ones that are wanted.
     pub target: usize,
+    /// Where leased ones come back: how many are usually away.
+    pub away: usize,
     /// What one more idle container is worth, by how many there are.
     pub worth: Vec<f64>,
     pub starting: BTreeSet<SlotId>,
@@ -75,9 +106,10 @@ pub(super) struct Pool {
     pub fresh: BTreeMap<SlotId, Instant>,
     /// Idle ones that are to be replaced, and why. They serve until then.
     pub stale: BTreeMap<SlotId, Reason>,
-    pub leased: BTreeSet<SlotId>,
+    /// Leased ones, as what they were idle.
+    pub leased: BTreeMap<SlotId, Standing>,
     pub removing: BTreeSet<SlotId>,
-    pub waiters: VecDeque<WaiterId>,
+    pub waiters: VecDeque<Waiter>,
     pub trust: Trust,
     /// Slots with smaller serial numbers were begun before the last roll-over.
     pub current: u64,
@@ -94,11 +126,12 @@ impl Pool {
         Pool {
             bounds,
             target: 0,
+            away: 0,
             worth: Vec::new(),
             starting: BTreeSet::new(),
             fresh: BTreeMap::new(),
             stale: BTreeMap::new(),
-            leased: BTreeSet::new(),
+            leased: BTreeMap::new(),
             removing: BTreeSet::new(),
             waiters: VecDeque::new(),
             trust: Trust::New,
@@ -122,7 +155,7 @@ impl Pool {
         let is = |state: &State| match state {
             State::Starting => self.starting.contains(&slot),
             State::Idle => self.fresh.contains_key(&slot) || self.stale.contains_key(&slot),
-            State::Leased => self.leased.contains(&slot),
+            State::Leased => self.leased.contains_key(&slot),
             State::Removing => self.removing.contains(&slot),
         };
         State::ALL.into_iter().find(is)
@@ -132,9 +165,30 @@ impl Pool {
         State::ALL.into_iter().map(|state| self.count(state)).sum()
     }
 
+    /// Waiters that containers are to be created for: where those that are away come back in a moment, only who has waited
+    /// for longer than that.
+    pub fn calling(&self, now: Instant) -> usize {
+        match self.bounds.serves {
+            Serves::One => self.waiters.len(),
+            Serves::Many => self.waiters.iter().filter(|w| w.is_calling(now)).count(),
+        }
+    }
+
+    /// When the next waiter will have waited for so long.
+    pub fn next_call(&self, now: Instant) -> Option<Instant> {
+        let patient = self.waiters.iter().filter(|w| !w.is_calling(now));
+        let next = patient.map(|w| w.since + PATIENCE).min();
+        next.filter(|_| self.bounds.serves == Serves::Many)
+    }
+
+    /// Who waits longest.
+    pub fn first_waiter(&self) -> Option<WaiterId> {
+        self.waiters.front().map(|waiter| waiter.id)
+    }
+
     /// Containers that waiters wait for and that nobody is creating yet.
-    pub fn owed(&self) -> usize {
-        self.waiters.len().saturating_sub(self.starting.len())
+    pub fn owed(&self, now: Instant) -> usize {
+        self.calling(now).saturating_sub(self.starting.len())
     }
 
     /// What so many of its containers take. While some are left from before a change, each may be of the larger kind.
@@ -144,7 +198,8 @@ impl Pool {
 
     fn memory(&self) -> u64 {
         let former = |slot: Option<&SlotId>| slot.is_some_and(|slot| slot.serial < self.current);
-        let sets = [self.starting.first(), self.leased.first(), self.removing.first()];
+        let leased = self.leased.first_key_value().map(|(slot, _)| slot);
+        let sets = [self.starting.first(), leased, self.removing.first()];
         let left = !self.stale.is_empty() || sets.into_iter().any(former);
         if left { self.bounds.memory.max(self.former_memory) } else { self.bounds.memory }
     }
@@ -161,15 +216,44 @@ impl Pool {
             return 0;
         }
         let most = if self.trust == Trust::Proven { creations } else { 1 };
-        self.owed().min(most).min(self.bounds.slots.saturating_sub(self.total()))
+        self.owed(now).min(most).min(self.bounds.slots.saturating_sub(self.total()))
     }
 
-    /// Containers to create: one for each waiter, and what the target lacks. A pool that wants none, and of which it isn't
-    /// known whether it can have any, tries one: otherwise nobody would ask it for any either.
-    pub fn deficit(&self) -> usize {
-        let wanted = self.target + self.waiters.len();
-        let wanted = if self.trust == Trust::Proven { wanted } else { wanted.max(1) };
-        wanted.saturating_sub(self.fresh.len() + self.starting.len())
+    /// Containers wanted beside those that will not come back: one for each waiter, and the target. A pool that wants none, and of
+    /// which it isn't known whether it can have any, tries one: otherwise nobody would ask it for any either.
+    fn wanted(&self, now: Instant) -> usize {
+        let wanted = match self.bounds.serves {
+            Serves::One => self.target + self.calling(now),
+            Serves::Many => (self.target + self.away).max(self.leased.len() + self.calling(now)),
+        };
+        if self.trust == Trust::Proven { wanted } else { wanted.max(1) }
+    }
+
+    /// Containers to create.
+    pub fn deficit(&self, now: Instant) -> usize {
+        self.wanted(now).saturating_sub(self.fresh.len() + self.starting.len() + self.coming_back())
+    }
+
+    /// Leased ones that will be idle again and needn't be replaced then.
+    fn coming_back(&self) -> usize {
+        let good = |(slot, standing): &(&SlotId, &Standing)| {
+            slot.serial >= self.current && matches!(standing, Standing::Fresh(_))
+        };
+        match self.bounds.serves {
+            Serves::One => 0,
+            Serves::Many => self.leased.iter().filter(good).count(),
+        }
+    }
+
+    /// Whether more are idle than wanted.
+    pub fn has_surplus(&self) -> bool {
+        let idle = self.count(State::Idle);
+        let coming = match self.bounds.serves {
+            Serves::One => 0,
+            // Of those that are usually away more are here now.
+            Serves::Many => self.away.saturating_sub(self.leased.len()),
+        };
+        idle > self.target + coming
     }
 
     /// Whether it wants a creation that neither its own failures nor the clock forbid.
@@ -180,7 +264,7 @@ impl Pool {
             Trust::New => self.starting.is_empty(),
             Trust::Failing(until) => until <= now && self.starting.is_empty(),
         };
-        may && self.prepared && self.deficit() > 0
+        may && self.prepared && self.deficit(now) > 0
     }
 
     /// Idle ones that may go for other pools' jobs.
@@ -214,13 +298,14 @@ impl Pool {
     }
 
     /// The share of what is wanted that is missing.
-    pub fn missing(&self) -> f64 {
-        self.deficit() as f64 / (self.target + self.waiters.len()).max(1) as f64
+    pub fn missing(&self, now: Instant) -> f64 {
+        self.deficit(now) as f64 / self.wanted(now).max(1) as f64
     }
 
     /// Takes an idle slot for a lease: one that is as it should be, the oldest first; else one that is to be replaced.
-    pub fn pop_idle(&mut self) -> Option<SlotId> {
-        self.fresh.pop_first().map(|(slot, _)| slot).or_else(|| self.stale.pop_first().map(|(slot, _)| slot))
+    pub fn pop_idle(&mut self) -> Option<(SlotId, Standing)> {
+        let fresh = self.fresh.pop_first().map(|(slot, since)| (slot, Standing::Fresh(since)));
+        fresh.or_else(|| self.stale.pop_first().map(|(slot, reason)| (slot, Standing::Stale(reason))))
     }
 
     /// Takes the idle slot that is missed least, and the reason to retire it if there is none better than `reason`.
@@ -253,11 +338,13 @@ impl Pool {
     }
 
     /// A slot became idle.
-    pub fn idle(&mut self, slot: SlotId, now: Instant) {
-        if slot.serial < self.current {
-            self.stale.insert(slot, Reason::Rolled);
-        } else {
-            self.fresh.insert(slot, now);
+    pub fn idle(&mut self, slot: SlotId, standing: Standing) {
+        match standing {
+            Standing::Stale(reason) => _ = self.stale.insert(slot, reason),
+            Standing::Fresh(_) if slot.serial < self.current => {
+                _ = self.stale.insert(slot, Reason::Rolled);
+            }
+            Standing::Fresh(since) => _ = self.fresh.insert(slot, since),
         }
     }
 

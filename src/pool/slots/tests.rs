@@ -18,7 +18,7 @@ struct Rig {
 }
 
 fn bounds(slots: usize) -> Bounds {
-    Bounds { slots, reserved: 0, memory: 1, max_age: None }
+    Bounds { slots, reserved: 0, memory: 1, max_age: None, serves: Serves::One }
 }
 
 impl Rig {
@@ -46,7 +46,7 @@ impl Rig {
     }
 
     fn target(&mut self, pool: PoolIndex, target: usize, worth: &[f64]) -> Vec<Action> {
-        self.act(|s, t, o| s.set_target(pool, target, worth.to_vec(), t, o))
+        self.act(|s, t, o| s.set_target(pool, target, 0, worth.to_vec(), t, o))
     }
 
     fn lease(&mut self, pool: PoolIndex) -> Vec<Action> {

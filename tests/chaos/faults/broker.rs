@@ -59,6 +59,8 @@ pub async fn connections_closed(run: Run<'_>, nodes: &Nodes) -> Tally {
     run.under_load(async {
         for _ in 0..run.scale.times + 1 {
             run.mid_job(&worker).await;
+            // Only connections that there are can be closed.
+            worker.until_ready().await;
             let before = worker.metrics().await.get("prewarm_broker_reconnects_total", &[]);
             nodes.ctl(0, &["close_all_connections", "chaos"]).await;
             run.over();

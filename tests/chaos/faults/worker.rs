@@ -51,7 +51,8 @@ pub async fn killed_between_result_and_ack(run: Run<'_>) -> Tally {
     run.settle(vec![worker]).await;
     let times = run.scale.times;
     let tally = run.close().await;
-    assert!(tally.duplicates() >= times, "no acknowledgement was held back: {:?}", tally.duplicated);
+    // One job may be hit more than once: it is given out again before all others.
+    assert!(tally.reruns >= times, "no acknowledgement was held back: {:?}", tally.duplicated);
     tally
 }
 

@@ -16,14 +16,19 @@ use crate::scale;
 use crate::support::worker::Worker;
 
 impl Run<'_> {
-    /// Waits until every confirmed job has come to something, and nothing is on its way any more; then stops the workers,
-    /// which must end well.
+    /// Waits until every confirmed job has come to something, and nothing is on its way any more, or nothing has come for long; then
+    /// stops the workers, which must end well.
     pub async fn settle(&self, workers: Vec<Worker>) {
-        let begun = Instant::now();
+        let mut since = (Instant::now(), self.books().results());
         let mut probe = Probe::new(self);
-        while begun.elapsed() < SETTLING {
+        while since.0.elapsed() < SETTLING {
             if self.books().open().is_empty() && probe.messages().await == Some(0) && idle(&workers).await {
                 break;
+            }
+            // What came while the engine was away takes a while.
+            let results = self.books().results();
+            if results > since.1 {
+                since = (Instant::now(), results);
             }
             sleep(Duration::from_millis(200)).await;
         }
@@ -54,7 +59,6 @@ impl Run<'_> {
             took: self.begun.elapsed(),
         };
         row.enter();
-        self.keep_logs();
         let mut wrong = Vec::new();
         for (what, ids) in [("lost", &tally.lost), ("unexpected", &tally.unexpected)] {
             if !ids.is_empty() {
@@ -73,18 +77,6 @@ impl Run<'_> {
         }
         assert!(wrong.is_empty(), "{}: {}", self.fault, wrong.join("\n"));
         tally
-    }
-
-    /// Keeps what the workers have logged, if somebody wants to read it.
-    fn keep_logs(&self) {
-        let Some(dir) = scale::logs() else { return };
-        fs::create_dir_all(&dir).unwrap();
-        for file in fs::read_dir(&self.site.dir).unwrap().map(|entry| entry.unwrap().path()) {
-            if file.extension().is_some_and(|extension| extension == "log") {
-                let name = format!("{} {}", self.fault, file.file_name().unwrap().to_string_lossy());
-                fs::copy(&file, dir.join(name)).unwrap();
-            }
-        }
     }
 
     /// What there is to be known of jobs that are lost.
@@ -127,6 +119,28 @@ impl Run<'_> {
         }
         assert!(sweeper.stop().await.success());
         self.ground.containers_left(&workers).await.len().max(unswept)
+    }
+}
+
+/// Keeps what the workers have logged, if somebody wants to read it.
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        let Some(dir) = scale::logs() else { return };
+        let keep = || {
+            fs::create_dir_all(&dir)?;
+            for file in fs::read_dir(&self.site.dir)? {
+                let file = file?.path();
+                if file.extension().is_some_and(|extension| extension == "log") {
+                    let name = file.file_name().unwrap_or_default().to_string_lossy();
+                    fs::copy(&file, dir.join(format!("{} {name}", self.fault)))?;
+                }
+            }
+            Ok(())
+        };
+        let kept: std::io::Result<()> = keep();
+        if let Err(error) = kept {
+            println!("{}: logs not kept: {error}", self.fault);
+        }
     }
 }
 

@@ -1,0 +1,153 @@
+//! After a job that ends badly: nothing of it is left, or its container serves nobody else.
+
+use serde_json::{Value, json};
+
+use crate::support::broker::Attempt;
+use crate::support::worker::{self, Site, eventually};
+use crate::{Ground, Inventory, one_container};
+
+/// What becomes of the container.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Container {
+    ServesAgain,
+    Retired,
+}
+
+/// A job that ends badly between two inventories.
+async fn between_inventories(ground: &Ground<'_>, pool: &str, job: Value, container: Container) -> Attempt {
+    let retired = async || {
+        let metrics = ground.worker.metrics().await;
+        let of =
+            |reason| metrics.get("prewarm_containers_retired_total", &[("pool", pool), ("reason", reason)]);
+        (of("used") + of("doubt"), of("died") + of("failed"))
+    };
+    let first = ground.inventory(pool).await;
+    let before = retired().await;
+    let bad = ground.run(pool, job).await;
+    assert_eq!(bad.result["container"], first.container, "{:#}", bad.result);
+    let second = ground.inventory(pool).await;
+    match container {
+        Container::ServesAgain => {
+            second.must_be(&first, pool);
+            assert_eq!(retired().await, before, "{pool}: nothing is retired");
+        }
+        Container::Retired => {
+            assert_ne!(second.container, first.container, "{pool}: another container");
+            eventually("the worker says so", async || {
+                (retired().await == (before.0 + 1.0, before.1)).then_some(())
+            })
+            .await;
+            let of_its_own = |inventory: &Inventory| {
+                let id: String = inventory.container.as_str().unwrap().chars().take(12).collect();
+                inventory.text.replace(inventory.container.as_str().unwrap(), "(id)").replace(&id, "(name)")
+            };
+            let paths = |inventory: &Inventory| {
+                let text = of_its_own(inventory);
+                let files = text.split("[files]").nth(1).unwrap();
+                files.lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            let different = crate::different(&paths(&first), &paths(&second));
+            let different: Vec<&str> =
+                different.lines().filter(|l| !l.contains("/bdi/") && !l.contains("/slab/")).collect();
+            assert!(different.is_empty(), "{pool}: {different:#?}");
+        }
+    }
+    bad
+}
+
+fn shell(script: &str) -> Value {
+    json!({"args": ["sh", "-c", script]})
+}
+
+#[test]
+fn who_was_short_of_memory_retires_its_container() {
+    worker::run(async |site: &Site| {
+        let pool = one_container("memory = \"64MiB\"\nscratch = \"256MiB\"");
+        let worker = site.worker().pool("box", &pool).full().await;
+        let ground = Ground { site, worker };
+        let eats = json!({"args": ["probe", "memory", "200000000"]});
+        let bad = between_inventories(&ground, "box", eats, Container::Retired).await;
+        assert_eq!((bad.status(), &bad.result["oom_killed"]), ("failed", &json!(true)), "{:#}", bad.result);
+        // A child of it, which its parent survives.
+        let child = shell("probe memory 200000000; echo $?; echo survived");
+        let bad = between_inventories(&ground, "box", child, Container::Retired).await;
+        assert_eq!(bad.status(), "succeeded", "{:#}", bad.result);
+        // Files count as memory: of the root, and of /dev/shm, which outlive who wrote them.
+        let fills =
+            shell("head -c 60000000 /dev/zero >/dev/shm/x; head -c 200000000 /dev/zero >/tmp/x; sleep 1");
+        let bad = between_inventories(&ground, "box", fills, Container::Retired).await;
+        assert_eq!(bad.result["oom_killed"], true, "{:#}", bad.result);
+        ground.stop().await;
+    });
+}
+
+#[test]
+fn who_fills_its_file_system_has_filled_its_own() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("scratch = \"16MiB\"")).full().await;
+        let ground = Ground { site, worker };
+        let free = async || {
+            let attempt = ground.run("box", shell("df -k / | tail -n 1")).await.succeeded();
+            String::from_utf8(attempt.stdout).unwrap()
+        };
+        let before = free().await;
+        for script in [
+            "head -c 100000000 /dev/zero >/x || wc -c </x",
+            "head -c 100000000 /dev/zero >/data/x; head -c 100000000 /dev/zero >/dev/shm/x; df -k / | tail -n 1",
+            // As many files as there can be.
+            "i=0; while : >/tmp/$i; do i=$((i+1)); [ $i -lt 30000 ] || break; done 2>/dev/null; echo $i",
+        ] {
+            between_inventories(&ground, "box", shell(script), Container::ServesAgain).await;
+            assert_eq!(free().await, before, "{script}");
+        }
+        ground.stop().await;
+    });
+}
+
+#[test]
+fn who_forks_to_the_limit_leaves_no_process() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("pids = 40")).full().await;
+        let ground = Ground { site, worker };
+        for script in [
+            "while :; do sleep 1000 & done",
+            // Each of a session of its own, deaf, and asking for more.
+            "trap '' TERM HUP INT; f() { setsid sh -c 'trap \"\" TERM; while :; do sleep 1000 & done' & f; }; f",
+        ] {
+            between_inventories(&ground, "box", shell(script), Container::ServesAgain).await;
+        }
+        ground.stop().await;
+    });
+}
+
+#[test]
+fn who_is_stopped_leaves_nothing() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("stop_grace = \"300ms\"")).full().await;
+        let ground = Ground { site, worker };
+        let deaf = "trap '' TERM; traces leave >/dev/null; (setsid sleep 1000 &) ; sleep 1000";
+        let mut job = shell(deaf);
+        job["timeout"] = json!("2s");
+        let bad = between_inventories(&ground, "box", job, Container::ServesAgain).await;
+        assert_eq!(bad.status(), "timed_out", "{:#}", bad.result);
+        ground.stop().await;
+    });
+}
+
+#[test]
+fn what_is_no_program_costs_no_container() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("")).full().await;
+        let ground = Ground { site, worker };
+        for (program, code) in [("/etc", 126), ("no-such-program", 127), ("", 127)] {
+            let job = json!({"args": [program]});
+            let bad = between_inventories(&ground, "box", job, Container::ServesAgain).await;
+            assert_eq!(bad.result["exit_code"], code, "{:#}", bad.result);
+        }
+        // Whatever ends the first process ends the job, and it alone.
+        for script in ["kill -KILL -1; exit 3", "exec probe zombies 200", "exec probe daemon 1000 late"] {
+            between_inventories(&ground, "box", shell(script), Container::ServesAgain).await;
+        }
+        ground.stop().await;
+    });
+}
