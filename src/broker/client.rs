@@ -1,5 +1,7 @@
-//! What `prewarm submit` and `prewarm cancel` need of the broker: one connection, one reply queue, no second chances. A person
+//! What `prewarm submit`, `prewarm cancel` and `prewarm bench` need of the broker: one connection, one reply queue, no second chances. A person
 //! is waiting at the other end, so what goes wrong is told at once rather than tried again.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -17,11 +19,22 @@ use crate::contract::topology::Names;
 
 /// A publisher of jobs and requests that reads their replies.
 pub struct Client {
-    link: Link,
+    sender: Sender,
+    replies: Replies,
+}
+
+/// The half that publishes.
+pub struct Sender {
+    link: Arc<Link>,
     names: Names,
     channel: Channel,
     reply_queue: String,
-    replies: lapin::Consumer,
+}
+
+/// The half that reads what comes back.
+pub struct Replies {
+    link: Arc<Link>,
+    consumer: lapin::Consumer,
 }
 
 /// A connection to the first address that works, with `name` to be seen in RabbitMQ's list of connections.
@@ -51,7 +64,7 @@ impl Client {
     /// # Errors
     /// [`BrokerError::Connect`], [`BrokerError::NoAddress`] or [`BrokerError::Timeout`].
     pub async fn connect(config: &BrokerConfig, name: &str) -> Result<Client, BrokerError> {
-        let link = open(config, name).await?;
+        let link = Arc::new(open(config, name).await?);
         let made = |fault| link.broker_error("making a reply queue", &fault);
         let channel = link.channel().await.map_err(made)?;
         let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
@@ -63,30 +76,70 @@ impl Client {
             BasicConsumeOptions { no_ack: true, exclusive: true, ..Default::default() },
             FieldTable::default(),
         );
-        let replies = link.ask("consuming replies", consume).await.map_err(made)?;
+        let consumer = link.ask("consuming replies", consume).await.map_err(made)?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         link.ask("turning on publisher confirms", confirms).await.map_err(made)?;
-        Ok(Client {
-            names: Names::new(&config.prefix),
-            reply_queue: queue.name().to_string(),
-            replies,
-            channel,
-            link,
-        })
+        let names = Names::new(&config.prefix);
+        let reply_queue = queue.name().to_string();
+        let sender = Sender { link: Arc::clone(&link), names, channel, reply_queue };
+        Ok(Client { sender, replies: Replies { link, consumer } })
+    }
+
+    /// Both halves, for who publishes while replies come.
+    #[must_use]
+    pub fn split(self) -> (Sender, Replies) {
+        (self.sender, self.replies)
     }
 
     /// The queue that replies come to.
     #[must_use]
     pub fn reply_queue(&self) -> &str {
-        &self.reply_queue
+        &self.sender.reply_queue
     }
 
+    /// As [`Sender::submit`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn submit(
+        &mut self,
+        pool: &PoolName,
+        message_id: &str,
+        body: Bytes,
+        traceparent: Option<&str>,
+    ) -> Result<(), BrokerError> {
+        self.sender.submit(pool, message_id, body, traceparent).await
+    }
+
+    /// As [`Sender::request`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn request(&mut self, kind: &str, body: Bytes) -> Result<Routed, BrokerError> {
+        self.sender.request(kind, body).await
+    }
+
+    /// As [`Replies::next`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn next_reply(&mut self) -> Result<Reply, BrokerError> {
+        self.replies.next().await
+    }
+
+    /// Says goodbye to the broker, which deletes the reply queue.
+    pub async fn close(self) {
+        self.sender.close().await;
+    }
+}
+
+impl Sender {
     /// Publishes a job, and returns when the broker has it safe.
     ///
     /// # Errors
     /// [`BrokerError::Unroutable`] if the pool has no queue; others if the broker didn't take the job.
     pub async fn submit(
-        &mut self,
+        &self,
         pool: &PoolName,
         message_id: &str,
         body: Bytes,
@@ -113,7 +166,7 @@ impl Client {
     ///
     /// # Errors
     /// If the broker didn't take it.
-    pub async fn request(&mut self, kind: &str, body: Bytes) -> Result<Routed, BrokerError> {
+    pub async fn request(&self, kind: &str, body: Bytes) -> Result<Routed, BrokerError> {
         let ours = Properties {
             reply_to: Some(self.reply_queue.clone()),
             content_type: Some("application/json".to_owned()),
@@ -146,14 +199,50 @@ impl Client {
         }
     }
 
+    /// How many workers take jobs of this pool: each seat of each of them counts.
+    ///
+    /// # Errors
+    /// [`BrokerError::Unroutable`] if the pool has no queue.
+    pub async fn seats(&self, pool: &PoolName) -> Result<u32, BrokerError> {
+        let error = |fault| self.link.broker_error("looking at the pool's queue", &fault);
+        // The broker closes a channel on which something is asked of a queue that isn't there.
+        let channel = self.link.channel().await.map_err(error)?;
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue = self.names.pool_queue(pool);
+        let looked = self
+            .link
+            .ask(
+                "looking at the pool's queue",
+                channel.queue_declare(short(&queue), passive, FieldTable::default()),
+            )
+            .await;
+        match looked {
+            Ok(queue) => {
+                self.link.close_channel(&channel).await;
+                Ok(queue.consumer_count())
+            }
+            Err(fault) if fault.reply_code() == Some(404) => {
+                Err(BrokerError::Unroutable { pool: pool.clone(), exchange: self.names.jobs() })
+            }
+            Err(fault) => Err(error(fault)),
+        }
+    }
+
+    /// Says goodbye to the broker, which deletes the reply queue.
+    pub async fn close(&self) {
+        self.link.close().await;
+    }
+}
+
+impl Replies {
     /// The next reply to anything that was submitted; waits as long as it takes.
     ///
     /// # Errors
     /// If the connection is lost, and the reply queue with it.
-    pub async fn next_reply(&mut self) -> Result<Reply, BrokerError> {
+    pub async fn next(&mut self) -> Result<Reply, BrokerError> {
         let reason = tokio::select! {
             biased;
-            delivery = self.replies.next() => match delivery {
+            delivery = self.consumer.next() => match delivery {
                 Some(Ok(delivery)) => return Ok(Reply {
                     body: delivery.data.into(),
                     properties: properties::decode(&delivery.properties),
@@ -164,10 +253,5 @@ impl Client {
             reason = self.link.lost() => reason,
         };
         Err(BrokerError::Lost(reason))
-    }
-
-    /// Says goodbye to the broker, which deletes the reply queue.
-    pub async fn close(self) {
-        self.link.close().await;
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod bench;
 mod cancel;
 mod check;
 mod dead;
@@ -66,6 +67,8 @@ enum Verb {
     Cancel(cancel::Args),
     /// Say how many idle containers a load needs, and what the limit is
     Plan(plan::Args),
+    /// Measure `docker run`, `docker exec` and prewarm side by side, on this engine and image
+    Bench(bench::Args),
     /// Look at jobs that could not be processed; run them again, or delete them
     Dead(dead::Args),
     /// Print the JSON Schema of a message
@@ -92,27 +95,8 @@ struct JobArgs {
 }
 
 impl JobArgs {
-    /// The variables, in their order; a later one takes the place of an earlier one.
     fn env(&self) -> Result<Vec<(String, String)>, String> {
-        let mut env: Vec<(String, String)> = Vec::new();
-        for entry in &self.env {
-            let (name, value) = match entry.split_once('=') {
-                Some((name, value)) => (name, value.to_owned()),
-                // As `docker run -e NAME`: not set here, not set there.
-                None => match std::env::var(entry) {
-                    Ok(value) => (entry.as_str(), value),
-                    Err(_) => continue,
-                },
-            };
-            if name.is_empty() {
-                return Err(format!("-e '{entry}': the name is empty; write -e NAME=VALUE"));
-            }
-            match env.iter_mut().find(|(n, _)| n == name) {
-                Some(slot) => slot.1 = value,
-                None => env.push((name.to_owned(), value)),
-            }
-        }
-        Ok(env)
+        variables(&self.env)
     }
 
     fn args(&self) -> Option<Vec<String>> {
@@ -128,6 +112,29 @@ impl JobArgs {
         std::io::stdin().lock().read_to_end(&mut all)?;
         Ok(Some(all))
     }
+}
+
+/// The variables of `-e` options, in their order; a later one takes the place of an earlier one.
+fn variables(entries: &[String]) -> Result<Vec<(String, String)>, String> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    for entry in entries {
+        let (name, value) = match entry.split_once('=') {
+            Some((name, value)) => (name, value.to_owned()),
+            // As `docker run -e NAME`: not set here, not set there.
+            None => match std::env::var(entry) {
+                Ok(value) => (entry.as_str(), value),
+                Err(_) => continue,
+            },
+        };
+        if name.is_empty() {
+            return Err(format!("-e '{entry}': the name is empty; write -e NAME=VALUE"));
+        }
+        match env.iter_mut().find(|(n, _)| n == name) {
+            Some(slot) => slot.1 = value,
+            None => env.push((name.to_owned(), value)),
+        }
+    }
+    Ok(env)
 }
 
 /// Parses the command line and does what it says.
@@ -150,6 +157,7 @@ pub fn main() -> ExitCode {
         Verb::Submit(args) => submit::main(&cli.config, args),
         Verb::Cancel(args) => cancel::main(&cli.config, &args),
         Verb::Plan(args) => plan::main(args),
+        Verb::Bench(args) => bench::main(&cli.config, args),
         Verb::Dead(args) => dead::main(&cli.config, args),
         Verb::Schema(args) => schema::main(args),
     }

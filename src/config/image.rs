@@ -4,7 +4,10 @@
 ///
 /// bollard puts names into URLs as they are, so that `../images/x` or `x?size=1#` would be other requests:
 /// nothing may pass that has a meaning there.
-pub(super) fn check(image: &str) -> Result<(), &'static str> {
+///
+/// # Errors
+/// What is wrong, and what would be right.
+pub fn check(image: &str) -> Result<(), &'static str> {
     if image.len() > 400 {
         return Err("too long: at most 400 characters");
     }

@@ -51,9 +51,16 @@ pub(super) fn check(
 
 fn keeps_clean(section: &mut Section<'_, '_>, pool: &PoolConfig) -> Outcome<()> {
     let mut outcome = Ok(());
-    let mut refuse = |key, why: String| {
+    for (key, why) in not_clean(pool) {
         outcome = Err(section.wrong(key, format!("{why}; or write isolation = \"container\"")));
-    };
+    }
+    outcome
+}
+
+/// What of a pool's options the next job in the same container would see something of: the key, and why.
+pub(super) fn not_clean(pool: &PoolConfig) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let mut refuse = |key, why: String| found.push((key, why));
     for capability in pool.cap_add.iter().filter(|name| !HARMLESS.contains(&name.as_str())) {
         refuse(
             "cap_add",
@@ -94,5 +101,5 @@ fn keeps_clean(section: &mut Section<'_, '_>, pool: &PoolConfig) -> Outcome<()> 
             ),
         );
     }
-    outcome
+    found
 }

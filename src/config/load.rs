@@ -11,7 +11,7 @@ use super::reader::{Outcome, Reading, Section};
 use super::sections;
 use super::source::Source;
 use super::variables::{self, Variables};
-use super::{BrokerConfig, Config};
+use super::{BrokerConfig, Config, EngineConfig};
 
 /// Where the file is looked for if nobody says where it is, in this order.
 const PLACES: [&str; 2] = ["prewarm.toml", "/etc/prewarm/prewarm.toml"];
@@ -55,6 +55,19 @@ pub fn load_broker(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<BrokerConfig, Faults> {
     load_broker_from(explicit, environment, &PLACES.map(Path::new))
+}
+
+/// Finds the configuration as [`load()`] does, and reads no more of it than where containers run: who
+/// names an image needs no pools, and no file.
+///
+/// # Errors
+/// Everything that is wrong with it, with its place.
+pub fn load_engine(
+    explicit: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<EngineConfig, Faults> {
+    let environment: Vec<_> = environment.into_iter().collect();
+    load_section(explicit, &environment, &PLACES.map(Path::new), "PREWARM_ENGINE_", sections::engine_alone)
 }
 
 /// The process's environment for [`load`]. Unlike `std::env::vars`, it doesn't panic at a variable that
@@ -102,13 +115,24 @@ fn load_broker_from(
     places: &[&Path],
 ) -> Result<BrokerConfig, Faults> {
     let environment: Vec<_> = environment.into_iter().collect();
-    let variables = Variables::pick(&environment);
-    let found = find(explicit, &environment, places)?;
+    load_section(explicit, &environment, places, "PREWARM_BROKER_", sections::broker_alone)
+}
+
+/// Reads one section, from a file if there is one; variables that start with `prefix` must all be known to it.
+fn load_section<T>(
+    explicit: Option<&Path>,
+    environment: &[(String, String)],
+    places: &[&Path],
+    prefix: &str,
+    fill: fn(&mut Section<'_, '_>) -> Outcome<T>,
+) -> Result<T, Faults> {
+    let variables = Variables::pick(environment);
+    let found = find(explicit, environment, places)?;
     let source = match &found {
         Some((path, bytes)) => Some(Source::new(path, decoded(path, bytes)?)),
         None => None,
     };
-    read(source.as_ref(), &variables, "PREWARM_BROKER_", sections::broker_alone).map(|(broker, _)| broker)
+    read(source.as_ref(), &variables, prefix, fill).map(|(section, _)| section)
 }
 
 /// The file that was named, or else the first that exists.

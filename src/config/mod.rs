@@ -37,7 +37,8 @@ use std::time::Duration;
 use crate::contract::PoolName;
 
 pub use fault::{Fault, Faults, Place, Position};
-pub use load::{Loaded, environment, load, load_broker, parse};
+pub use image::check as check_image;
+pub use load::{Loaded, environment, load, load_broker, load_engine, parse};
 pub use tls::{Identity, TlsConfig, TlsFault};
 
 /// Everything that the operator configures.
@@ -308,6 +309,12 @@ impl PoolConfig {
 }
 
 impl PoolConfig {
+    /// What keeps it from having isolation `namespace`: the key, and why.
+    #[must_use]
+    pub fn not_for_namespaces(&self) -> Vec<(&'static str, String)> {
+        isolation::not_clean(self)
+    }
+
     /// What makes a container of this pool the one that it is: all but what can change without a new container.
     #[must_use]
     pub fn container(&self) -> PoolConfig {

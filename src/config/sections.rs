@@ -75,6 +75,12 @@ pub(super) fn broker_alone(root: &mut Section<'_, '_>) -> Outcome<BrokerConfig> 
     root.section("broker", broker)
 }
 
+/// The `[engine]` section of a file whose other sections don't matter.
+pub(super) fn engine_alone(root: &mut Section<'_, '_>) -> Outcome<EngineConfig> {
+    root.pass_over(&["broker", "http", "worker", "pool"]);
+    root.section("engine", engine)
+}
+
 fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let urls = section.or("url", vec!["amqp://guest:guest@127.0.0.1:5672/%2f".to_owned()], broker_urls);
     let tls = section.section("tls", tls);
