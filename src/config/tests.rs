@@ -711,11 +711,17 @@ proptest! {
 
 #[test]
 fn isolation_by_namespaces_refuses_what_the_next_job_would_see() {
-    let pool = |keys: &str| faults(&format!("{MINIMAL}isolation = \"namespace\"\n{keys}"));
-    assert_eq!(pool("scratch = \"64MiB\"\nmax_jobs = 5"), [""; 0]);
-    assert_eq!(pool("cap_add = [\"SYS_PTRACE\"]\nsecurity_opt = [\"no-new-privileges\"]"), [""; 0]);
-    assert_eq!(pool("mounts = [{ source = \"/a\", target = \"/a\", read_only = true }]"), [""; 0]);
-    assert_eq!(pool("mounts = [{ source = \"/a\", target = \"/a\", shared = true }]"), [""; 0]);
+    let text = |keys: &str| format!("{MINIMAL}isolation = \"namespace\"\n{keys}");
+    let pool = |keys: &str| faults(&text(keys));
+    for keys in [
+        "scratch = \"64MiB\"\nmax_jobs = 5",
+        "cap_add = [\"SYS_PTRACE\"]\nsecurity_opt = [\"no-new-privileges\"]",
+        "mounts = [{ source = \"/a\", target = \"/a\", read_only = true }]",
+        "mounts = [{ source = \"/a\", target = \"/a\", shared = true }]",
+    ] {
+        let pool = loaded(&text(keys)).pools.into_values().next().expect("a pool");
+        assert_eq!(pool.isolation, Isolation::Namespace, "{keys}");
+    }
     for (keys, said) in [
         ("cap_add = [\"NET_ADMIN\"]", "cap_add: 'NET_ADMIN' reaches what jobs in one container share"),
         ("cap_add = [\"ALL\"]", "cap_add: 'ALL' reaches"),

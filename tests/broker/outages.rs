@@ -203,6 +203,36 @@ fn a_queue_that_is_deleted_is_declared_again() {
     });
 }
 
+/// Class and method of AMQP's `queue.bind`.
+const BIND: &[u8] = &[0, 50, 0, 20];
+
+/// The queue is there again, and could be consumed from; but nothing would ever come to it.
+#[test]
+fn what_is_declared_again_by_halves_is_finished_later() {
+    run(Needs::OwnNames, async |setup: &Setup| {
+        let (proxy, config) = setup.proxy().await;
+        let config = BrokerConfig { timeout: Duration::from_millis(500), ..config };
+        let broker = setup.broker_with(&config).await;
+        let mut consumer = broker.consumer(&setup.pool);
+        setup.publish_job("one").await;
+        next(&mut consumer).await.receipt.settle(Settle::Ack).await.unwrap();
+        let queue = setup.names.pool_queue(&setup.pool);
+        proxy.tamper(Some((BIND, b"")));
+        setup.delete_queue(&queue).await;
+        let (delivery, ()) = tokio::join!(next(&mut consumer), async {
+            until_disconnected(&broker).await;
+            // Its binding was waited for in vain by now.
+            tokio::time::sleep(3 * config.timeout).await;
+            proxy.tamper(None);
+            until_connected(&broker).await;
+            setup.publish_job("two").await;
+        });
+        assert_eq!(delivery.body, Bytes::from("two"));
+        delivery.receipt.settle(Settle::Ack).await.unwrap();
+        close(&broker).await;
+    });
+}
+
 #[test]
 fn an_exchange_that_is_deleted_is_declared_again() {
     run(Needs::OwnNames, async |setup: &Setup| {

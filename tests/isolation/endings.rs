@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::broker::Attempt;
+use crate::support::broker::{Attempt, Job};
+use crate::support::docker::docker_ok;
 use crate::support::worker::{self, Site, eventually};
 use crate::{Ground, Inventory, one_container};
 
@@ -147,6 +148,64 @@ fn what_is_no_program_costs_no_container() {
         // Whatever ends the first process ends the job, and it alone.
         for script in ["kill -KILL -1; exit 3", "exec probe zombies 200", "exec probe daemon 1000 late"] {
             between_inventories(&ground, "box", shell(script), Container::ServesAgain).await;
+        }
+        ground.stop().await;
+    });
+}
+
+/// Whoever may use the engine can get at a container past the worker.
+#[test]
+fn a_container_that_somebody_changed_serves_nobody_else() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("")).full().await;
+        let ground = Ground { site, worker };
+        let first = ground.inventory("box").await;
+        let while_a_job_runs = async |command: &[&str], container: &Value| {
+            ground.worker.until_full().await;
+            let job = site.broker.submit("box", Job::shell("echo here; sleep 2")).await;
+            site.broker.printed(&job, "here").await;
+            docker_ok(["exec", container.as_str().unwrap()].iter().chain(command));
+            site.broker.finished(&job).await.succeeded();
+        };
+        // A process is killed with those of the job.
+        let daemon = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 &"];
+        while_a_job_runs(&daemon, &first.container).await;
+        ground.inventory("box").await.must_be(&first, "after a process");
+
+        while_a_job_runs(&["mount", "-t", "tmpfs", "theirs", "/tmp"], &first.container).await;
+        assert_ne!(ground.inventory("box").await.container, first.container, "after a mount");
+        let doubt = [("pool", "box"), ("reason", "doubt")];
+        let metrics = ground.worker.metrics().await;
+        assert_eq!(metrics.get("prewarm_containers_retired_total", &doubt), 1.0);
+        assert!(ground.worker.log().contains("not to be trusted with another job"));
+        ground.stop().await;
+    });
+}
+
+#[test]
+fn what_was_sent_to_one_job_does_not_come_to_the_next() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("")).full().await;
+        let ground = Ground { site, worker };
+        let secret = "secret".repeat(100_000);
+        for (script, said) in [
+            ("exit 0", ""),
+            ("head -c 6", "secret"),
+            ("(setsid sh -c 'while :; do echo $SECRET; cat; done' &) ; exit 0", ""),
+            ("yes $SECRET | head -c 3000000 >&2; kill -KILL -1; exit 0", ""),
+        ] {
+            let job = json!({"args": ["sh", "-c", script], "stdin": secret, "env": {"SECRET": "secret"}});
+            let before = ground.run("box", job).await.succeeded();
+            assert!(before.stdout.starts_with(said.as_bytes()), "{script}");
+            // At once: whatever is on its way still is.
+            for stdin in [None, Some("mine")] {
+                let job = json!({"args": ["sh", "-c", "cat; env; cat /proc/1/environ; ps"], "stdin": stdin});
+                let after = site.broker.run("box", Job::new(job)).await.succeeded();
+                let all = [&after.stdout[..], &after.stderr].concat();
+                let all = String::from_utf8_lossy(&all);
+                assert!(!all.contains("ecre"), "{script}: {all}");
+                assert!(after.stdout.starts_with(stdin.unwrap_or_default().as_bytes()), "{script}: {all}");
+            }
         }
         ground.stop().await;
     });

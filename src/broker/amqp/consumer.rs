@@ -133,6 +133,11 @@ impl Session {
             // can't be sent had better not be taken.
             shared.publish.link().await;
             let link = shared.consume.link().await;
+            if !shared.is_repaired(&link).await {
+                trouble.report(&queue, "it was deleted, and can't be declared again");
+                tokio::time::sleep(backoff.next()).await;
+                continue;
+            }
             match Session::consume(&shared, &queue, link.clone()).await {
                 Ok(session) => {
                     trouble.over(&queue);

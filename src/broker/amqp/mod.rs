@@ -25,11 +25,11 @@ mod probe;
 pub(crate) mod properties;
 mod publisher;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, Metadata};
@@ -71,7 +71,7 @@ pub fn may_log(metadata: &Metadata<'_>) -> bool {
 pub struct Amqp {
     shared: Arc<Shared>,
     closing: CancellationToken,
-    lines: Mutex<Vec<JoinHandle<()>>>,
+    lines: std::sync::Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What consumers and publishers need.
@@ -85,6 +85,9 @@ struct Shared {
     consume: Line,
     publish: Line,
     health: Arc<Health>,
+    /// Held while exchanges and queues are declared again: RabbitMQ answers who declares the same queue at the same moment by ending the
+    /// connection. True while there is something left to be declared.
+    repair_due: Mutex<bool>,
 }
 
 impl Amqp {
@@ -128,8 +131,13 @@ impl Amqp {
             consume,
             publish,
             health,
+            repair_due: Mutex::new(false),
         };
-        Ok(Amqp { shared: Arc::new(shared), closing, lines: Mutex::new(vec![consuming, publishing]) })
+        Ok(Amqp {
+            shared: Arc::new(shared),
+            closing,
+            lines: std::sync::Mutex::new(vec![consuming, publishing]),
+        })
     }
 
     /// Whether jobs can be taken and results delivered: both connections up, neither blocked, and every
@@ -173,10 +181,29 @@ impl Drop for Amqp {
 impl Shared {
     /// Declares again what somebody deleted while we were connected. In mode `check` that is for somebody else to do.
     async fn repair(&self, link: &Link) {
-        if self.mode == TopologyMode::Declare
-            && let Err(error) = self.topology.ensure(link, self.mode).await
-        {
-            tracing::warn!(%error, "exchanges or queues were deleted and can't be declared again");
+        if self.mode == TopologyMode::Declare {
+            let mut due = self.repair_due.lock().await;
+            *due = true;
+            self.declare_again(link, &mut due).await;
+        }
+    }
+
+    /// Finishes what was broken off; false if that can't be done now. It may have left a queue without its binding: consuming from that one
+    /// works, and nothing comes.
+    async fn is_repaired(&self, link: &Link) -> bool {
+        let mut due = self.repair_due.lock().await;
+        if *due {
+            self.declare_again(link, &mut due).await;
+        }
+        !*due
+    }
+
+    async fn declare_again(&self, link: &Link, due: &mut bool) {
+        match self.topology.ensure(link, self.mode).await {
+            Ok(()) => *due = false,
+            Err(error) => {
+                tracing::warn!(%error, "exchanges or queues were deleted and can't be declared again");
+            }
         }
     }
 }

@@ -397,9 +397,10 @@ impl Session {
         let mut backoff = channel_backoff();
         loop {
             let link = shared.publish.link().await;
-            if deleted {
+            if std::mem::take(&mut deleted) {
                 shared.repair(&link).await;
-                deleted = false;
+            } else {
+                shared.is_repaired(&link).await;
             }
             match Session::open(link.clone()).await {
                 Ok(session) => return session,
