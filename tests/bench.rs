@@ -111,7 +111,7 @@ fn an_image_s_ways_are_compared_and_nothing_is_left() {
             "--seconds",
             "40",
             "--rate",
-            "1",
+            "4",
             "--json",
             "--plot",
             &plot,
@@ -136,7 +136,7 @@ fn an_image_s_ways_are_compared_and_nothing_is_left() {
         assert!(p50(&report, "namespace", "exit") < p50(&report, "exec", "exit"), "{report:#}");
         assert_eq!(of(&report["hits"], "namespace").len(), 1);
         let hits = of(&report["hits"], "container")[0];
-        assert!(hits["hit_rate"].as_f64() <= Some(1.0) && hits["rate"] == 1.0, "{hits}");
+        assert!(hits["hit_rate"].as_f64() <= Some(1.0) && hits["rate"] == 4.0, "{hits}");
         let ratios = of(&report["ratios"], "container");
         assert!(
             ratios.iter().any(|r| r["than"] == "run" && r["of"] == "exit" && r["times"].as_f64() > Some(1.0))

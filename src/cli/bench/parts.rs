@@ -146,7 +146,7 @@ async fn many(
             _ = tick.tick() => tell(done.load(Ordering::Relaxed)),
         }
     }
-    one.settle().await?;
+    one.runner.restore().await.map_err(|error| format!("{}: {error}", one.way.name()))?;
     let (jobs, seconds) = (done.load(Ordering::Relaxed), begun.elapsed().as_secs_f64());
     Ok(Throughput { way: one.way, at_once: level, jobs, seconds, jobs_per_second: jobs as f64 / seconds })
 }

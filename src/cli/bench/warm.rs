@@ -9,7 +9,7 @@ use super::Job;
 use super::measure::{Lease, Sample};
 use super::ways::{Idle, LONGEST_JOB, Runner};
 use crate::attempt::{self, Controls, Happening};
-use crate::config::{IdleConfig, PoolConfig};
+use crate::config::{IdleConfig, Isolation, PoolConfig};
 use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
 use crate::init::wire::End;
@@ -34,6 +34,24 @@ impl Warm {
     /// Jobs in this pool. `config` is what it is to be when it sizes itself.
     pub fn new(pools: Pools, name: PoolName, config: PoolConfig, job: Job) -> Warm {
         Warm { pools, name, config, job }
+    }
+
+    /// Waits until this is so of the pool.
+    async fn until(&self, is_so: impl Fn(&PoolStatus) -> bool) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let Some(status) = self.status().await else { return Err("the pools are closed".into()) };
+            if is_so(&status) {
+                return Ok(());
+            }
+            if let Some(failure) = status.last_failure {
+                return Err(failure);
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("its pool did not come to rest within {PATIENCE:?}"));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     async fn status(&self) -> Option<PoolStatus> {
@@ -97,20 +115,18 @@ impl Runner for Warm {
     }
 
     async fn settle(&self) -> Result<(), String> {
-        let begun = Instant::now();
-        loop {
-            let Some(status) = self.status().await else { return Err("the pools are closed".into()) };
-            if let Some(failure) = status.last_failure {
-                return Err(failure);
-            }
-            let busy = status.starting + status.leased + status.removing + status.waiting;
-            if busy == 0 && status.idle == status.target {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                return Err(format!("its pool did not come to rest within {PATIENCE:?}"));
-            }
-            tokio::time::sleep(LOOK).await;
+        // More than wanted may be kept, where they cost no job anything.
+        let at_rest = |pool: &PoolStatus| {
+            pool.starting + pool.leased + pool.removing + pool.waiting == 0 && pool.idle >= pool.target
+        };
+        self.until(at_rest).await
+    }
+
+    async fn restore(&self) -> Result<(), String> {
+        match self.config.isolation {
+            Isolation::Container => self.settle().await,
+            // Jobs use none up. What was added while some were out, and goes again, is no cost of theirs.
+            Isolation::Namespace => self.until(|pool| pool.leased == 0 && pool.idle >= pool.target).await,
         }
     }
 

@@ -154,6 +154,11 @@ pub trait Runner: Send + Sync {
         Ok(())
     }
 
+    /// Waits until all that jobs before have used up is there again, and paid for: until then they count as going on.
+    async fn restore(&self) -> Result<(), String> {
+        self.settle().await
+    }
+
     /// Says how many containers to keep, where there is such a thing.
     fn keep(&self, _idle: Idle) {}
 
