@@ -177,6 +177,13 @@ impl Morgue<'_> {
     /// Starts a command, waits until it is in the midst of the queue, and kills it there. `midway` is asked while it
     /// stands still.
     async fn kill_midway(&self, args: &[&str], midway: impl AsyncFn() -> bool) {
+        let mut child = self.stop_midway(args, midway).await;
+        child.0.kill().unwrap();
+        assert_eq!(child.0.wait().unwrap().signal(), Some(9));
+    }
+
+    /// The command, standing still midway.
+    async fn stop_midway(&self, args: &[&str], midway: impl AsyncFn() -> bool) -> Killed {
         let mut child = Killed(
             self.command(args)
                 .stdin(Stdio::null())
@@ -196,8 +203,7 @@ impl Morgue<'_> {
             assert!(begun.elapsed() < DEADLINE, "never midway");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        child.0.kill().unwrap();
-        assert_eq!(child.0.wait().unwrap().signal(), Some(9));
+        child
     }
 }
 
@@ -408,9 +414,10 @@ fn looking_loses_nothing_whenever_it_is_killed() {
             morgue.until_ready(&dead, 3000).await;
         }
         // A signal as of Ctrl-C.
-        let mut child = Killed(morgue.command(&["ls"]).stdout(Stdio::null()).spawn().unwrap());
-        eventually("it holds some", async || (morgue.ready(&dead).await < 2900).then_some(())).await;
+        let mut child =
+            morgue.stop_midway(&["ls"], async || (1..2900).contains(&morgue.ready(&dead).await)).await;
         signal("INT", child.0.id());
+        signal("CONT", child.0.id());
         assert!(!child.0.wait().unwrap().success());
         morgue.until_ready(&dead, 3000).await;
 

@@ -23,12 +23,12 @@ use crate::user::{self, User};
 use crate::wire::{Doubt, Failed, START_MAX, SetupHead, StartHead, Step};
 
 // Where init's volume is mounted, since that is a place that every container has. It is hidden from here on; init runs
-// already. The names are as long as they are since they show in the table of mounts of each job.
+// already. The names show in the table of mounts of each job.
 const STORE: &CStr = c"/.prewarm";
 const BASE: &CStr = c"/.prewarm/base";
 const WORK: &CStr = c"/.prewarm/work";
-const ROOT: &CStr = c"/.prewarm/root";
-const HIDDEN: &CStr = c"/.prewarm/root/.prewarm";
+const ROOT: &CStr = c"/.prewarm/world";
+const HIDDEN: &CStr = c"/.prewarm/world/.prewarm";
 const JOB: &CStr = c"/.prewarm/job";
 const UPPER: &CStr = c"/.prewarm/job/upper";
 const GROUND: &CStr = c"lowerdir=/,upperdir=/.prewarm/base,workdir=/.prewarm/work";
