@@ -96,14 +96,13 @@ fn main(arguments: Environment, environment: Environment) -> ! {
 }
 
 /// How jobs are kept apart from what comes after them.
-#[expect(clippy::large_enum_variant, reason = "there is one, and no heap")]
 enum Isolation {
     /// By their container: there is one job.
     Container,
     /// By namespaces; SETUP has not come yet.
     Expected,
     /// By namespaces.
-    Namespace { sandbox: Sandbox, staged: Option<Staged> },
+    Namespace { sandbox: &'static Sandbox, staged: Option<Staged> },
 }
 
 struct Init {
@@ -258,7 +257,8 @@ impl Init {
 
     /// Lays the ground for jobs' worlds, and has the first one made.
     fn set_up(&mut self, payload: sys::Mapping) -> Result<(), Quit> {
-        let sandbox = Sandbox::new(payload).map_err(Quit::Unable)?;
+        let failed = |errno: Errno| Quit::Unable(Failed { step: Step::Memory, errno: errno.0 });
+        let sandbox = sys::keep(Sandbox::new(payload).map_err(Quit::Unable)?).map_err(failed)?;
         self.isolation = Isolation::Namespace { sandbox, staged: None };
         self.stage()
     }

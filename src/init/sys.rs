@@ -15,7 +15,7 @@ use core::arch::{asm, global_asm};
 use core::ffi::CStr;
 
 pub use files::*;
-pub use memory::Mapping;
+pub use memory::{Mapping, keep};
 pub use processes::*;
 pub use wait::*;
 

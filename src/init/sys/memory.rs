@@ -40,6 +40,19 @@ impl Mapping {
     }
 }
 
+/// Moves a value into memory of its own, where it stays for as long as the process lives. For what is large, and needed by
+/// some processes only: on the stack it would cost all of them.
+pub fn keep<T>(value: T) -> Result<&'static T> {
+    let memory = Mapping::new(size_of::<T>())?.leak();
+    let at: *mut T = memory.as_mut_ptr().cast();
+    assert!(align_of::<T>() <= 4096);
+    // SAFETY: the mapping is as long as wanted, aligned to a page, ours alone, and never unmapped.
+    unsafe {
+        at.write(value);
+        Ok(&*at)
+    }
+}
+
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: it is ours, and nothing borrows from it any more.
