@@ -2,31 +2,11 @@
 
 use super::reader::{Outcome, Section};
 use super::{Isolation, MountConfig, PoolConfig};
+use crate::seccomp::Capabilities;
 
 /// Capabilities beside Docker's default ones that reach nothing outside a job's own namespaces.
-const HARMLESS: [&str; 21] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-    "SYS_NICE",
-    "SYS_PTRACE",
-    "SYS_RESOURCE",
-];
+const HARMLESS: [&str; 7] =
+    ["IPC_LOCK", "IPC_OWNER", "LEASE", "NET_BROADCAST", "SYS_NICE", "SYS_PTRACE", "SYS_RESOURCE"];
 
 /// Refuses what can't be kept clean, and keys that would do nothing.
 pub(super) fn check(
@@ -61,7 +41,12 @@ fn keeps_clean(section: &mut Section<'_, '_>, pool: &PoolConfig) -> Outcome<()> 
 pub(super) fn not_clean(pool: &PoolConfig) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut refuse = |key, why: String| found.push((key, why));
-    for capability in pool.cap_add.iter().filter(|name| !HARMLESS.contains(&name.as_str())) {
+    let default = Capabilities::dockers_default();
+    let harmless = |name: &String| {
+        let is_default = || default.names().any(|one| one == name);
+        HARMLESS.contains(&name.as_str()) || is_default()
+    };
+    for capability in pool.cap_add.iter().filter(|name| !harmless(name)) {
         refuse(
             "cap_add",
             format!(

@@ -69,7 +69,7 @@ fn cap_drop(pool: &PoolConfig) -> Vec<String> {
 const INIT_NEEDS: [&str; 8] =
     ["SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP", "CHOWN", "DAC_OVERRIDE", "KILL"];
 
-/// Init's own process, and the one that will be the next job, count against the limit too.
+/// Init's own process counts against the limit too.
 const INIT_PIDS: u64 = 1;
 
 fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {

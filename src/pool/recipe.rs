@@ -7,7 +7,9 @@ use super::slots::SlotId;
 use crate::config::{Isolation, PoolConfig, Pull};
 use crate::contract::PoolName;
 use crate::engine::link::{Setup, setup_frame};
-use crate::engine::{CONFIG_LABEL, ContainerSpec, Engine, EngineError, Image, POOL_LABEL, convert};
+use crate::engine::{
+    CONFIG_LABEL, ContainerSpec, Engine, EngineError, Fault, Image, Op, POOL_LABEL, convert,
+};
 use crate::seccomp;
 use sha2::{Digest, Sha256};
 
@@ -48,25 +50,35 @@ impl Recipe {
             Isolation::Container => None,
             Isolation::Namespace => {
                 let profile = if engine.apparmor { APPARMOR_PROFILE } else { "" };
-                Some(self.setup(&image, &engine.architecture, profile).into())
+                let program = self.filter(&engine.architecture)?;
+                Some(self.setup(&image, &program, profile).into())
             }
         };
         Ok(Prepared { image: Arc::new(image), init_volume, setup })
     }
 
+    /// What the kernel is to let jobs call. Without it there are none.
+    fn filter(&self, architecture: &str) -> Result<Vec<u8>, EngineError> {
+        let program =
+            seccomp::job_filter(convert::architecture(architecture), convert::capabilities(&self.config));
+        program.ok_or_else(|| EngineError {
+            op: Op::Info,
+            subject: format!("for isolation namespace of pool {}", self.pool),
+            fault: Fault::Architecture { engine: architecture.into(), worker: std::env::consts::ARCH.into() },
+        })
+    }
+
     /// What init has to know to make worlds for jobs.
-    fn setup(&self, image: &Image, architecture: &str, profile: &str) -> Vec<u8> {
+    fn setup(&self, image: &Image, program: &[u8], profile: &str) -> Vec<u8> {
         let capabilities = convert::capabilities(&self.config);
         let kept: Vec<&str> = self.config.mounts.iter().map(|mount| mount.target.as_str()).collect();
-        // The engine's architecture is the worker's own: others are refused before.
-        let program = seccomp::job_filter(convert::architecture(architecture), capabilities);
         setup_frame(&Setup {
             capabilities: capabilities.bits(),
             scratch: self.config.scratch,
             user: self.user(image),
             profile,
             kept: &kept,
-            program: &program.unwrap_or_default(),
+            program,
         })
     }
 
