@@ -148,7 +148,7 @@ export RABBITMQ_ENABLED_PLUGINS_FILE=$RUN_DIR/rabbitmq/enabled_plugins
 export RABBITMQ_MNESIA_BASE=$RUN_DIR/rabbitmq/mnesia
 export RABBITMQ_LOG_BASE=$RUN_DIR/rabbitmq/log
 export RABBITMQ_PID_FILE=$RUN_DIR/rabbitmq/server.pid
-export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
+export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}'
 export ERL_EPMD_PORT=$EPMD_PORT ERL_EPMD_ADDRESS=127.0.0.1
 END
 }

@@ -17,9 +17,18 @@ pub struct Ends {
     pub report: Fd,
 }
 
+/// What an entrypoint's environment is made of, beside what START says.
+#[derive(Clone, Copy)]
+pub struct Surroundings {
+    /// Init's own environment.
+    pub inherited: Environment,
+    /// The entry `HOME=…` of the job's user, if it is known.
+    pub home: Option<&'static CStr>,
+}
+
 /// Becomes the entrypoint that the START frame names, or reports why not.
-pub fn become_entrypoint(head: StartHead, strings: &[u8], inherited: Environment, ends: &Ends) -> ! {
-    let Err(failed) = execute(head, strings, inherited, ends);
+pub fn become_entrypoint(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -> ! {
+    let Err(failed) = execute(head, strings, around, ends);
     give_up(ends, failed)
 }
 
@@ -29,12 +38,7 @@ pub fn give_up(ends: &Ends, failed: Failed) -> ! {
     sys::exit(125)
 }
 
-fn execute(
-    head: StartHead,
-    strings: &[u8],
-    inherited: Environment,
-    ends: &Ends,
-) -> Result<Infallible, Failed> {
+fn execute(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -> Result<Infallible, Failed> {
     let at = |step| move |errno: Errno| Failed { step, errno: errno.0 };
     let mut strings = strings.split_inclusive(|b| *b == 0).filter_map(|s| CStr::from_bytes_with_nul(s).ok());
 
@@ -64,8 +68,9 @@ fn execute(
     for (place, argument) in argv[1..=argc].iter_mut().zip(&mut strings) {
         *place = sys::arg(argument);
     }
-    let envp = sys::args(head.envc as usize + inherited.iter().count() + 1).map_err(at(Step::Memory))?;
-    let path = merge(envp, strings, inherited).map_err(at(Step::Memory))?;
+    let envp =
+        sys::args(head.envc as usize + around.inherited.iter().count() + 1).map_err(at(Step::Memory))?;
+    let path = merge(envp, strings, around).map_err(at(Step::Memory))?;
 
     let mut candidate = [0; PATH_MAX];
     let program = find(name, path, &mut candidate).map_err(at(Step::Lookup))?;
@@ -87,10 +92,14 @@ fn execute(
 fn merge<'a>(
     envp: &mut [Arg<'a>],
     entries: impl Iterator<Item = &'a CStr> + Clone,
-    inherited: Environment,
+    Surroundings { inherited, home }: Surroundings,
 ) -> sys::Result<Option<&'a [u8]>> {
     // Looked up only for who asks for it.
-    let home = if entries.clone().any(|entry| entry == c"HOME=") { home::entry()? } else { c"HOME=" };
+    let home = match home {
+        Some(home) => home,
+        None if entries.clone().any(|entry| entry == c"HOME=") => home::entry(sys::user())?,
+        None => c"HOME=",
+    };
     let given = |name: &[u8]| inherited.iter().find(|variable| name_of(variable) == name);
     let explicit = entries.clone().filter_map(|entry| -> Option<&'a CStr> {
         match entry.to_bytes() {

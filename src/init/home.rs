@@ -1,8 +1,8 @@
 //! The image's `/etc/passwd` and `/etc/group`, and the home directory of a job's user.
 //!
-//! A container without HOME, or with an empty one, gets it from the runtime, which reads the image's `/etc/passwd`. Init's
-//! own environment has that value, unless the image has set HOME; a job that empties it is why this is here, and a job whose
-//! user is another than init's own.
+//! A container without HOME, or with an empty one, gets it from the runtime, which reads the image's `/etc/passwd` when the
+//! container starts. Init's own environment has that value, unless the image has set HOME; a job that empties it is why this
+//! is here, and a job whose user is another than init's own.
 
 use core::ffi::CStr;
 
@@ -13,10 +13,10 @@ const TEXT_MAX: usize = 1 << 20;
 
 const NAME: &[u8] = b"HOME=";
 
-/// `HOME=` and the directory of this process's user; `/` if the file doesn't have the user.
-pub fn entry() -> sys::Result<&'static CStr> {
+/// `HOME=` and the directory of this user; `/` if the file doesn't have the user.
+pub fn entry(user: usize) -> sys::Result<&'static CStr> {
     let text = Text::of(c"/etc/passwd")?;
-    let home = find(text.bytes(), sys::user()).unwrap_or(b"/");
+    let home = find(text.bytes(), user).unwrap_or(b"/");
     // One byte more, which stays zero.
     let entry = Mapping::new(NAME.len() + home.len() + 1)?.leak();
     entry[..NAME.len()].copy_from_slice(NAME);

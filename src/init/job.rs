@@ -1,5 +1,6 @@
 //! One job: its process, its pipes, its end.
 
+use crate::child::Surroundings;
 use crate::input::Input;
 use crate::output::Output;
 use crate::sys::{self, Environment, Errno, Fd, Fork, Pid, Poll, Reaped, Status, To};
@@ -149,7 +150,10 @@ impl Job {
     pub fn launch(head: StartHead, strings: &[u8], environment: Environment) -> Result<Job, Failed> {
         let (ours, ends) = pipes()?;
         match sys::fork().map_err(|errno| Failed { step: Step::Fork, errno: errno.0 })? {
-            Fork::Child => child::become_entrypoint(head, strings, environment, &ends),
+            Fork::Child => {
+                let around = Surroundings { inherited: environment, home: None };
+                child::become_entrypoint(head, strings, around, &ends)
+            }
             Fork::Parent(pid) => Ok(Job::begun(pid, ours, head.stdin)),
         }
     }

@@ -41,7 +41,7 @@ use core::convert::Infallible;
 use input::{Command, Input};
 use job::{Job, Progress};
 use output::Output;
-use sandbox::{News, Sandbox, Stage, Staged};
+use sandbox::{News, Sandbox, Spent, Stage, Staged};
 use sys::{Environment, Errno, Fd, Poll};
 use wire::{Doubt, Failed, Kind, StartHead, Step};
 
@@ -102,7 +102,7 @@ enum Isolation {
     /// By namespaces; SETUP has not come yet.
     Expected,
     /// By namespaces.
-    Namespace { sandbox: &'static Sandbox, staged: Option<Staged> },
+    Namespace { sandbox: &'static Sandbox, staged: Option<Staged>, spent: Option<Spent> },
 }
 
 struct Init {
@@ -255,18 +255,20 @@ impl Init {
         self.output.control(Kind::Ready, &wire::VERSION.to_le_bytes())
     }
 
-    /// Lays the ground for jobs' worlds, and has the first one made.
+    /// Lays the ground for jobs' worlds, and has the first one made. Not where it is called: what it needs of the stack would
+    /// cost every init.
+    #[inline(never)]
     fn set_up(&mut self, payload: sys::Mapping) -> Result<(), Quit> {
         let failed = |errno: Errno| Quit::Unable(Failed { step: Step::Memory, errno: errno.0 });
         let sandbox = sys::keep(Sandbox::new(payload).map_err(Quit::Unable)?).map_err(failed)?;
-        self.isolation = Isolation::Namespace { sandbox, staged: None };
+        self.isolation = Isolation::Namespace { sandbox, staged: None, spent: None };
         self.stage()
     }
 
     /// Has the next job's world made, if jobs have one.
     fn stage(&mut self) -> Result<(), Quit> {
-        if let Isolation::Namespace { sandbox, staged } = &mut self.isolation {
-            let (next, start) = sandbox.stage(self.environment).map_err(Quit::Unable)?;
+        if let Isolation::Namespace { sandbox, staged, spent } = &mut self.isolation {
+            let (next, start) = sandbox.stage(self.environment, spent.take()).map_err(Quit::Unable)?;
             self.input.start_goes_into(start);
             *staged = Some(next);
         }
@@ -285,14 +287,15 @@ impl Init {
     }
 
     fn start(&mut self, payload: sys::Result<(sys::Mapping, usize)>) -> Result<(), Quit> {
-        let launched = match &payload {
-            Ok((memory, length)) => {
-                let decoded = StartHead::decode(&memory[..*length]);
+        let launched = match payload {
+            Ok((memory, len)) => {
+                let decoded = StartHead::decode(&memory[..len]);
                 let (head, strings) = decoded.map_err(|_| Quit::Protocol)?;
                 match &mut self.isolation {
-                    Isolation::Namespace { staged, .. } => {
+                    Isolation::Namespace { staged, spent, .. } => {
                         let Some(staged) = staged.take() else { return Err(Quit::Protocol) };
-                        staged.go(*length).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
+                        staged.go(len).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
+                        *spent = Some(Spent { memory, len });
                         Ok(Job::begun(staged.pid, staged.pipes, head.stdin))
                     }
                     _ => Job::launch(head, strings, self.environment),

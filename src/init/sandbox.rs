@@ -14,7 +14,8 @@
 
 use core::ffi::CStr;
 
-use crate::child::{self, Ends, PATH_MAX};
+use crate::child::{self, Ends, PATH_MAX, Surroundings};
+use crate::home;
 use crate::job::{Pipes, pipes};
 use crate::mounts::{self, Fate, Table};
 use crate::sys::isolate::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
@@ -59,6 +60,8 @@ const STAGED: u8 = 1;
 pub struct Sandbox {
     table: Table,
     user: User,
+    /// `HOME=` and that user's home directory. What a job does to `/etc/passwd` is gone before the next one.
+    home: &'static CStr,
     capabilities: u64,
     profile: &'static CStr,
     program: &'static [u8],
@@ -77,6 +80,16 @@ pub struct Staged {
     go: Fd,
     pub state: Stage,
 }
+
+/// The memory of a START that has been executed.
+pub struct Spent {
+    pub memory: Mapping,
+    pub len: usize,
+}
+
+/// So much of such memory is wiped and used again; what held more is given back, so that one large START is not paid for
+/// for ever.
+const REUSED_MAX: usize = 64 << 10;
 
 /// How far it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,6 +128,7 @@ impl Sandbox {
         let table = Table::read(kept).map_err(&ground)?;
         let root = sys::attributes(c"/").map_err(&ground)?;
         let user = user::find(user.to_bytes())?;
+        let home = home::entry(user.uid as usize).map_err(&ground)?;
         lay_ground(&table, &root).map_err(&ground)?;
         let scratch = Scratch::of(head.scratch);
         let mounts = mounts::open().map_err(&ground)?;
@@ -123,6 +137,7 @@ impl Sandbox {
         Ok(Sandbox {
             table,
             user,
+            home,
             capabilities,
             profile,
             program,
@@ -146,8 +161,14 @@ impl Sandbox {
     }
 
     /// Forks the process that will become the next job. Its START goes into the memory that comes with it.
-    pub fn stage(&self, environment: Environment) -> Result<(Staged, Mapping), Failed> {
-        let start = Mapping::shared(START_MAX).map_err(at(Step::Memory))?;
+    pub fn stage(&self, environment: Environment, spent: Option<Spent>) -> Result<(Staged, Mapping), Failed> {
+        let start = match spent {
+            Some(Spent { mut memory, len }) if len <= REUSED_MAX => {
+                memory[..len].fill(0);
+                memory
+            }
+            _ => Mapping::shared(START_MAX).map_err(at(Step::Memory))?,
+        };
         let (ours, ends) = pipes()?;
         let (go, go_end) = sys::pipe().map_err(at(Step::Pipe))?;
         match isolate::fork_isolated().map_err(at(Step::Namespaces))? {
@@ -171,7 +192,10 @@ impl Sandbox {
         }
         let payload = &start[..(u32::from_le_bytes(length) as usize).min(START_MAX)];
         match StartHead::decode(payload) {
-            Ok((head, strings)) => child::become_entrypoint(head, strings, environment, ends),
+            Ok((head, strings)) => {
+                let around = Surroundings { inherited: environment, home: Some(self.home) };
+                child::become_entrypoint(head, strings, around, ends)
+            }
             // Init has looked at it before.
             Err(_) => child::give_up(ends, at(Step::Protocol)(Errno(0))),
         }
