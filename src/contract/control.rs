@@ -8,6 +8,11 @@ pub const CANCEL: &str = "prewarm.cancel.v1";
 /// AMQP `type` of a worker's answer to it.
 pub const CANCELLING: &str = "prewarm.cancelling.v1";
 
+/// AMQP `type` of a request: what goes on at each worker.
+pub const STATUS: &str = "prewarm.status.v1";
+/// AMQP `type` of a worker's answer to it: the JSON of its `/status`.
+pub const WORKER: &str = "prewarm.worker.v1";
+
 /// `prewarm.cancel.v1`: the job is not wanted any more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -36,3 +41,8 @@ pub struct Cancelling {
     /// Where the job is, as far as this worker knows.
     pub found: Found,
 }
+
+/// `prewarm.status.v1`: asks nothing in particular.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StatusQuery {}

@@ -9,6 +9,7 @@ use super::claims::{Claim, Unheard};
 use crate::broker::{Message, Properties, Publisher, Settle, Target};
 use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
 use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
+use crate::failures::Failure;
 use crate::init::wire::End;
 use crate::outcome::{self, Disposition, Met, Outcome};
 use crate::output::Output;
@@ -45,6 +46,9 @@ impl Case<'_> {
             Outcome::NotBegun => (None, None),
             Outcome::Cancelled => (Some(outcome::cancelled()), Some(Status::Cancelled)),
         };
+        if let Some(status) = status {
+            self.note(&report.outcome, status, reason.as_ref(), disposition);
+        }
         let final_status =
             status.filter(|_| matches!(disposition, Disposition::Done | Disposition::DeadLetter));
         if let Some(status) = final_status {
@@ -72,6 +76,26 @@ impl Case<'_> {
             self.metrics.jobs(status).inc();
         }
         Ending { disposition, reason }
+    }
+
+    /// Keeps what ended badly for `/status`.
+    fn note(&self, outcome: &Outcome, status: Status, reason: Option<&Error>, disposition: Disposition) {
+        if matches!(status, Status::Succeeded | Status::Cancelled) {
+            return;
+        }
+        let verdict = if let Outcome::Ran(verdict) = outcome { Some(verdict) } else { None };
+        let error = reason.or_else(|| verdict.and_then(|v| v.error.as_ref()));
+        let message = match (error, verdict.and_then(|v| v.end)) {
+            (Some(error), _) => error.message.clone(),
+            (None, Some(End::Code(code))) => format!("exit code {code}"),
+            (None, Some(End::Signal(signal))) => format!("signal {signal}"),
+            (None, None) => String::new(),
+        };
+        self.worker.failures.push(Failure {
+            kind: error.map(|error| error.kind),
+            retried: matches!(disposition, Disposition::Retry(..)),
+            ..Failure::new(&self.id, self.pool, self.attempt, status, &message)
+        });
     }
 
     fn result(

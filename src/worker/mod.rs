@@ -36,6 +36,7 @@ use crate::broker::{Broker, Settle};
 use crate::config::WorkerConfig;
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
+use crate::failures::Failures;
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::running::Running;
@@ -49,6 +50,7 @@ pub struct Worker {
     broker: Arc<dyn Broker>,
     running: Running,
     claims: Claims,
+    failures: Failures,
     metrics: WorkerMetrics,
 }
 
@@ -73,7 +75,13 @@ impl Worker {
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
-        Worker { config, retry_delays, names, pools, broker, running, claims: Claims::default(), metrics }
+        let (claims, failures) = (Claims::default(), Failures::default());
+        Worker { config, retry_delays, names, pools, broker, running, claims, failures, metrics }
+    }
+
+    /// The last attempts that ended badly.
+    pub fn failures(&self) -> Failures {
+        self.failures.clone()
     }
 
     /// Whether anything may be sent to this queue.
