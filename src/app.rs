@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::broker::amqp::{Amqp, BrokerMetrics};
-use crate::config::{Config, Faults, Loaded, reload};
+use crate::config::{Config, Expired, Faults, Loaded, reload};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
 use crate::engine::docker::Docker;
@@ -99,6 +99,10 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             let (worker, pool, shutdown) = (Arc::clone(&worker), pool.clone(), shutdown.clone());
             seats.spawn(async move { worker.seat(&pool, &shutdown).await });
         }
+    }
+    if config.broker.expired == Expired::Answer {
+        let (worker, shutdown) = (Arc::clone(&worker), shutdown.clone());
+        seats.spawn(async move { worker.bury(&shutdown).await });
     }
     seats.close();
     let obeying = {

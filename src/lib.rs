@@ -15,7 +15,10 @@
 //!    gives each job a world of its own (`init/sandbox.rs`), under a filter that [`seccomp`] makes.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
 //! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost. If its channel was lost
-//!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice.
+//!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice. Nor is a job
+//!    that its publisher publishes again.
+//!
+//! What a worker tells of itself meanwhile: [`status`], [`failures`], [`running`], and [`onlookers`], who see what a job prints without its noticing.
 //!
 //! # Who knows whom
 //!
@@ -47,6 +50,7 @@ pub mod http;
 pub mod init;
 pub mod launch;
 pub mod metrics;
+pub mod onlookers;
 pub mod outcome;
 pub mod output;
 pub mod pool;

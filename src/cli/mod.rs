@@ -6,6 +6,7 @@ mod check;
 mod dead;
 mod interrupt;
 mod job;
+mod logs;
 mod plan;
 mod reply;
 mod run;
@@ -70,6 +71,8 @@ enum Verb {
     Submit(submit::Args),
     /// Cancel a job, wherever it is
     Cancel(cancel::Args),
+    /// Follow the output of a running job, from wherever you are
+    Logs(logs::Args),
     /// Show pools, containers, running jobs and the last failures of one worker or of all
     Status(status::Args),
     /// Say how many idle containers a load needs, and what the limit is
@@ -88,7 +91,9 @@ pub fn main() -> ExitCode {
     let default = match cli.verb {
         Verb::Serve => LevelFilter::INFO,
         // lapin reports as an error that the broker hangs up after an orderly goodbye.
-        Verb::Dead(_) | Verb::Submit(_) | Verb::Status(_) | Verb::Cancel(_) => LevelFilter::OFF,
+        Verb::Dead(_) | Verb::Submit(_) | Verb::Logs(_) | Verb::Status(_) | Verb::Cancel(_) => {
+            LevelFilter::OFF
+        }
         // What goes wrong is this command's own message, and stderr is the job's.
         _ => LevelFilter::ERROR,
     };
@@ -101,6 +106,7 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::main(&cli.config, args),
         Verb::Submit(args) => submit::main(&cli.config, args),
         Verb::Cancel(args) => cancel::main(&cli.config, &args),
+        Verb::Logs(args) => logs::main(&cli.config, &args),
         Verb::Status(args) => status::main(&cli.config, &args),
         Verb::Plan(args) => plan::main(args),
         Verb::Bench(args) => bench::main(&cli.config, args),

@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::Worker;
 use crate::broker::{Message, Properties, Publisher, Request, Target};
-use crate::contract::control::{CANCEL, CANCELLING, Cancel, Cancelling, STATUS, StatusQuery, WORKER};
+use crate::contract::control::{
+    CANCEL, CANCELLING, Cancel, Cancelling, STATUS, StatusQuery, WATCH, WATCHING, WORKER, Watch,
+};
 use crate::status;
 
 impl Worker {
@@ -33,6 +35,9 @@ impl Worker {
                 Some(StatusQuery {}) => self.message(request, WORKER, &view.status().await),
                 None => None,
             },
+            Some(WATCH) => read(request, |watch: &Watch| Some(&watch.job_id))
+                .and_then(|watch| self.look_on(watch, &request.properties))
+                .and_then(|watching| self.message(request, WATCHING, &watching)),
             kind => {
                 tracing::warn!(?kind, "a request on the control exchange that this version doesn't know");
                 None

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::case::{Case, Report};
 use super::claims::{Claim, Unheard};
+use super::remembered::Run;
 use crate::broker::{Message, Properties, Publisher, Settle, Target};
 use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
 use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
@@ -25,7 +26,9 @@ impl Case<'_> {
         report: Report,
         disposition: Disposition,
         mut replies: Replies<'_>,
+        run: Option<Run>,
     ) -> Ending {
+        let ran_to_an_end = matches!(report.outcome, Outcome::Ran(_)) && disposition == Disposition::Done;
         let (reason, status) = match &report.outcome {
             Outcome::Ran(verdict) => (None, Some(verdict.status)),
             Outcome::Rejected(rejection) => {
@@ -53,29 +56,44 @@ impl Case<'_> {
             status.filter(|_| matches!(disposition, Disposition::Done | Disposition::DeadLetter));
         if let Some(status) = final_status {
             let result = self.result(report, status, reason.clone(), &mut replies);
-            let metrics = &self.worker.metrics;
-            let results = self.worker.names.results();
-            match replies.result(&result).await {
-                Delivered::ToPublisher | Delivered::ToResults => {}
-                Delivered::Unroutable => {
-                    metrics.unroutable.inc();
-                    tracing::warn!("the reply queue is gone; the result went to {results}");
-                }
-                Delivered::Refused => {
-                    metrics.refused.inc();
-                    tracing::warn!(
-                        "the reply queue takes no messages, is it full? The result went to {results}"
-                    );
-                }
-            }
+            self.publish(&result, &mut replies).await;
             let dropped = replies.dropped();
             if dropped > 0 {
-                metrics.dropped.inc_by(dropped);
+                self.worker.metrics.dropped.inc_by(dropped);
                 tracing::warn!(dropped, "events could not be delivered for too long, and were dropped");
             }
             self.metrics.jobs(status).inc();
+            // Cancelled: not wanted then, but whoever publishes it again may want it.
+            if let Some(run) = run.filter(|_| ran_to_an_end && status != Status::Cancelled) {
+                run.over(&result);
+            }
         }
         Ending { disposition, reason }
+    }
+
+    /// Answers a job that was published again with the result that it had.
+    pub(super) async fn repeat(&self, known: &JobResult, mut replies: Replies<'_>) -> Ending {
+        tracing::info!("published again: answered with the result that it had");
+        self.metrics.repeated.inc();
+        let result = JobResult { envelope: replies.envelope(), repeated: true, dropped: 0, ..known.clone() };
+        self.publish(&result, &mut replies).await;
+        Ending { disposition: Disposition::Done, reason: None }
+    }
+
+    async fn publish(&self, result: &JobResult, replies: &mut Replies<'_>) {
+        let metrics = &self.worker.metrics;
+        let results = self.worker.names.results();
+        match replies.result(result).await {
+            Delivered::ToPublisher | Delivered::ToResults => {}
+            Delivered::Unroutable => {
+                metrics.unroutable.inc();
+                tracing::warn!("the reply queue is gone; the result went to {results}");
+            }
+            Delivered::Refused => {
+                metrics.refused.inc();
+                tracing::warn!("the reply queue takes no messages, is it full? The result went to {results}");
+            }
+        }
     }
 
     /// Keeps what ended badly for `/status`.
@@ -136,6 +154,7 @@ impl Case<'_> {
             image: lease.as_ref().map(|l| l.image.clone()),
             container: lease.map(|l| l.container),
             dropped,
+            repeated: false,
             pool: self.pool.to_string(),
             worker: self.worker.config.name.clone(),
         }

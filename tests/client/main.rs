@@ -3,6 +3,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod again;
+mod expired;
+mod logs;
+mod priority;
 mod status;
 mod submit;
 

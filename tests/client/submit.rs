@@ -1,6 +1,9 @@
 //! `prewarm submit`: what goes in, what comes out, and how it ends.
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::Child;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -87,22 +90,19 @@ fn ctrl_c_cancels_and_a_second_one_leaves() {
         let worker =
             site.worker().pool("box", "idle = 1\nconcurrency = 1\nstop_grace = \"30s\"").ready().await;
         let script = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done";
-        let child =
-            start(&worker, &["submit", "box", "--follow", "--id", "polite", "--", "sh", "-c", script]);
-        until_running(&worker, "polite").await;
-        // The trap is set a moment after the start.
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        let child = start(&worker, &["submit", "box", "--follow", "--", "sh", "-c", script]);
+        let (child, out) = up(child);
         signal("INT", child.id());
-        let (code, out, err) = ended(child);
-        assert_eq!((code, out.as_str()), (Some(7), "up\nbye\n"), "{err}");
+        let (code, _, err) = ended(child);
+        assert_eq!((code, out()), (Some(7), "bye\n".to_owned()), "{err}");
         assert!(err.contains("cancelling the job; Ctrl-C again leaves it"), "{err}");
 
-        let script = "trap '' TERM; sleep 60 & wait; sleep 60";
-        let child = start(&worker, &["submit", "box", "--follow", "--id", "rude", "--", "sh", "-c", script]);
-        until_running(&worker, "rude").await;
+        let script = "trap '' TERM; echo up; sleep 60 & wait; sleep 60";
+        let child = start(&worker, &["submit", "box", "--follow", "--", "sh", "-c", script]);
+        let (child, _) = up(child);
         for _ in 0..2 {
             signal("INT", child.id());
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         assert_eq!(ended(child).0, Some(130));
         // It was cancelled all the same; without its grace this would take half a minute.
@@ -113,17 +113,18 @@ fn ctrl_c_cancels_and_a_second_one_leaves() {
     });
 }
 
-async fn until_running(worker: &Worker, id: &str) {
-    eventually("the job runs", async || {
-        let status = worker.status().await;
-        status["jobs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|job| job["job_id"] == id && job["container"].is_string())
-            .then_some(())
-    })
-    .await;
+/// Waits until a job has printed `up`; gives what reads the rest of its stdout.
+fn up(mut child: Child) -> (Child, impl FnOnce() -> String) {
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    let rest = move || {
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        rest
+    };
+    (child, rest)
 }
 
 #[test]
@@ -211,7 +212,7 @@ fn without_a_worker_a_job_waits_in_its_queue_with_its_priority() {
         let queue = site.broker.pool_queue("box");
         eventually("queued", async || (site.broker.ready(&queue).await == 1).then_some(())).await;
         signal("INT", child.id());
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
         signal("INT", child.id());
         let (code, _, err) = ended(child);
         assert!(code == Some(130) && err.contains("no worker is there to cancel the job"), "{code:?} {err}");
