@@ -62,4 +62,5 @@ pub mod seccomp;
 pub mod service;
 pub mod status;
 pub mod telemetry;
+pub mod trace;
 pub mod worker;

@@ -21,6 +21,7 @@ use crate::outcome::{self, Disposition, Met, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
 use crate::replies::{Replies, StartFacts};
+use crate::trace::Trace;
 
 /// One delivery, while it is here.
 pub(super) struct Case<'a> {
@@ -32,6 +33,7 @@ pub(super) struct Case<'a> {
     pub(super) attempt: u32,
     pub(super) received: Instant,
     pub(super) queued: Option<Duration>,
+    pub(super) trace: Trace,
 }
 
 /// What to do with a job that may have been published before.
@@ -87,7 +89,8 @@ impl<'a> Case<'a> {
         // comes back would no longer count 1, 2, 3. `worker` and `container` tell such runs apart.
         let attempt = 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count);
         let received = incoming.received;
-        Case { worker, pool, config, metrics, id, attempt, received, queued }
+        let trace = Trace::begin(p.traceparent.as_deref(), received, &id, pool.as_str(), attempt);
+        Case { worker, pool, config, metrics, id, attempt, received, queued, trace }
     }
 
     pub(super) async fn handle(
@@ -210,6 +213,8 @@ impl<'a> Case<'a> {
         let timeout = job.timeout.unwrap_or(self.config.timeout.default);
         let mut listed = self.worker.running.enter(&self.id, self.pool, self.attempt);
         replies.watched_by(listed.onlookers());
+        let asked = Instant::now();
+        self.trace.step("received", self.received, asked);
         let lease = tokio::select! {
             biased;
             () = listed.cancel.cancelled() => return Report::only(Outcome::Cancelled),
@@ -220,6 +225,7 @@ impl<'a> Case<'a> {
             Ok(lease) => lease,
             Err(error) => return Report::only(Outcome::no_container(&error)),
         };
+        self.trace.step("lease", asked, Instant::now());
         let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
             Ok(plan) => plan,
             Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
@@ -254,11 +260,13 @@ impl<'a> Case<'a> {
         properties: &Properties,
         timeout: Duration,
     ) -> Result<(Plan, String), Rejection> {
+        // What the job does belongs below what is known of it here.
+        let traceparent = self.trace.traceparent();
         let order = Order {
             args: job.args.as_deref(),
             env: &job.env,
             stdin: job.stdin.clone().map(Bytes::from),
-            traceparent: properties.traceparent.as_deref(),
+            traceparent: traceparent.as_deref().or(properties.traceparent.as_deref()),
             timeout,
             stop_grace: self.config.stop_grace,
         };
@@ -285,12 +293,16 @@ impl<'a> Case<'a> {
             received: self.received,
             container: facts.container.clone(),
         };
+        let begun = Instant::now();
         let (result, followed) = tokio::join!(
             attempt::run(lease, plan, controls, happen),
             replies.follow(output, start, happenings, &controls.hurry),
         );
         let (output, started) = followed;
         if let Some(at) = started {
+            self.trace.step("start", begun, at);
+            let ran = result.as_ref().map_or_else(|_| at.elapsed(), |ended| ended.ran);
+            self.trace.step("run", at, at + ran);
             let startup = at.saturating_duration_since(self.received);
             self.metrics.startup(facts.kind).observe(startup.as_secs_f64());
             tracing::debug!(lease = facts.kind.as_str(), container = %facts.container, ?startup, "started");

@@ -1,6 +1,6 @@
 //! How a delivery ends: the result for its publisher, a copy where one is due, and the settlement.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -50,13 +50,16 @@ impl Case<'_> {
             Outcome::Cancelled => (Some(outcome::cancelled()), Some(Status::Cancelled)),
         };
         if let Some(status) = status {
+            self.trace.outcome(status);
             self.note(&report.outcome, status, reason.as_ref(), disposition);
         }
         let final_status =
             status.filter(|_| matches!(disposition, Disposition::Done | Disposition::DeadLetter));
         if let Some(status) = final_status {
             let result = self.result(report, status, reason.clone(), &mut replies);
+            let begun = Instant::now();
             self.publish(&result, &mut replies).await;
+            self.trace.step("publish", begun, Instant::now());
             let dropped = replies.dropped();
             if dropped > 0 {
                 self.worker.metrics.dropped.inc_by(dropped);
