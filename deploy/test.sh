@@ -205,6 +205,7 @@ main() {
     need python3 python3 "checks the dependencies"
     need_servers
     need_images
+    need_publishers
     install_missing
     clean_up_on_exit
     if [[ $mode == everything ]]; then everything "$tests_only" "$@"; else "$mode"; fi
