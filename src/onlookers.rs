@@ -18,7 +18,7 @@ const EVENTS: usize = 16;
 /// Onlookers that may come to one job in the same moment.
 pub const COMING: usize = 4;
 
-/// One of them, as the job's side sees it. Dropped without [`Onlooker::end`], the job went on elsewhere.
+/// One of them, as the job's side sees it. Dropped before it was given a result, the job went on elsewhere.
 #[derive(Debug)]
 pub struct Onlooker {
     seq: u64,
