@@ -38,6 +38,7 @@ check() {
 static_checks() {
     check "Format: cargo fmt --check" work cargo fmt --check
     check "Lints: cargo clippy" work cargo clippy --quiet --all-targets --locked -- -D warnings
+    check "Lints: cargo clippy --features otel" work cargo clippy --quiet --all-targets --locked --features otel -- -D warnings
     check "Documentation: cargo doc" work env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked
     check "Dependencies: licences, sources, advisories, yanked, duplicates" work python3 deploy/lib/dependencies.py
     if command -v shellcheck >/dev/null; then
@@ -53,6 +54,15 @@ cargo_test() {
     grep -E '^test result: ' "$log" >"$RUN_DIR/results" || true
     # The names of the failed tests, for the summary.
     grep -E '^test .* \.\.\. FAILED$' "$log" >"$RUN_DIR/failures" || true
+    return "$status"
+}
+
+# What is built with the feature alone; its line is counted with the others.
+otel_test() {
+    local log=$RUN_DIR/otel-test.log status=0
+    work_shown "$log" cargo test --locked --features otel --test otel || status=$?
+    grep -E '^test result: ' "$log" >>"$RUN_DIR/results" || true
+    grep -E '^test .* \.\.\. FAILED$' "$log" >>"$RUN_DIR/failures" || true
     return "$status"
 }
 
@@ -123,6 +133,7 @@ run_tests() {
     (($#)) || check "RabbitMQ 4 beside it, with debootstrap (a minute or two; kept in target/)" rabbitmq_4
     present | sort >"$RUN_DIR/present-before"
     check "Tests: cargo test --locked $*" cargo_test "$@"
+    (($#)) || check "Tests: cargo test --locked --features otel --test otel" otel_test
     check "Nothing is left behind by the tests" nothing_left_behind
 }
 
@@ -194,6 +205,7 @@ main() {
     need python3 python3 "checks the dependencies"
     need_servers
     need_images
+    need_publishers
     install_missing
     clean_up_on_exit
     if [[ $mode == everything ]]; then everything "$tests_only" "$@"; else "$mode"; fi

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::Broker;
 use crate::broker::amqp::{Amqp, BrokerMetrics};
-use crate::config::{Config, Faults, Loaded, reload};
+use crate::config::{Config, Expired, Faults, Loaded, reload};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
 use crate::engine::docker::Docker;
@@ -23,6 +23,7 @@ use crate::pool::sweep::{self, Sweep};
 use crate::pool::{Owner, Pools};
 use crate::running::Running;
 use crate::service;
+use crate::status;
 use crate::worker::{Shutdown, Worker};
 
 /// How long after the last job must have ended its result and acknowledgement are waited for. Longer than the broker's
@@ -69,19 +70,6 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
     let running = Running::new(config.worker.cancel_memory);
     let shutdown = Shutdown::default();
-    let view = View {
-        worker: name.clone(),
-        metrics: metrics.clone(),
-        pools: pools.clone(),
-        host,
-        running: running.clone(),
-        broker: broker.connected(),
-        drain: shutdown.drain.clone(),
-        started: Instant::now(),
-    };
-    let http_stop = CancellationToken::new();
-    let port = tokio::spawn(http::serve(listener, view, http_stop.clone()));
-
     let drain_timeout = config.worker.drain_timeout;
     let worker = Arc::new(Worker::new(
         config.worker.clone(),
@@ -89,9 +77,22 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         names,
         pools.clone(),
         broker.clone(),
-        running,
+        running.clone(),
         &metrics,
     ));
+    let status = status::View {
+        worker: name.clone(),
+        pools: pools.clone(),
+        host,
+        running,
+        failures: worker.failures(),
+        broker: broker.connected(),
+        drain: shutdown.drain.clone(),
+        started: Instant::now(),
+    };
+    let http_stop = CancellationToken::new();
+    let view = View { metrics: metrics.clone(), status: status.clone() };
+    let port = tokio::spawn(http::serve(listener, view, http_stop.clone()));
     let seats = TaskTracker::new();
     for (pool, settings) in &config.pools {
         for _ in 0..settings.concurrency {
@@ -99,10 +100,14 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             seats.spawn(async move { worker.seat(&pool, &shutdown).await });
         }
     }
+    if config.broker.expired == Expired::Answer {
+        let (worker, shutdown) = (Arc::clone(&worker), shutdown.clone());
+        seats.spawn(async move { worker.bury(&shutdown).await });
+    }
     seats.close();
     let obeying = {
         let worker = Arc::clone(&worker);
-        tokio::spawn(async move { worker.obey().await })
+        tokio::spawn(async move { worker.obey(&status).await })
     };
 
     let watchdog = tokio::spawn(service::feed_watchdog());

@@ -15,7 +15,11 @@
 //!    gives each job a world of its own (`init/sandbox.rs`), under a filter that [`seccomp`] makes.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
 //! 8. The result is published and confirmed; then the delivery is settled. At least once, never lost. If its channel was lost
-//!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice.
+//!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice. Nor is a job
+//!    that its publisher publishes again.
+//!
+//! What a worker tells of itself meanwhile: [`status`], [`failures`], [`running`]; [`onlookers`] see what a job prints without its
+//! noticing, and collectors of traces its spans ([`trace`]). Jobs that the broker gave up itself are answered by `worker/died.rs`.
 //!
 //! # Who knows whom
 //!
@@ -42,10 +46,12 @@ pub mod cli;
 pub mod config;
 pub mod contract;
 pub mod engine;
+pub mod failures;
 pub mod http;
 pub mod init;
 pub mod launch;
 pub mod metrics;
+pub mod onlookers;
 pub mod outcome;
 pub mod output;
 pub mod pool;
@@ -55,5 +61,7 @@ pub mod retry;
 pub mod running;
 pub mod seccomp;
 pub mod service;
+pub mod status;
 pub mod telemetry;
+pub mod trace;
 pub mod worker;

@@ -160,6 +160,17 @@ impl Output {
         (self.logs != Logs::Off).then(|| (self.stdout.tail(), self.stderr.tail()))
     }
 
+    /// The last of what has become pieces of this stream, at most [`TAIL_MAX`] bytes, for who hasn't seen them.
+    pub fn recent(&self, stream: Stream) -> Option<Piece> {
+        let (end, pending) =
+            (self.end(stream), if stream == self.pending_of { self.pending.len() } else { 0 });
+        // Only so much of its end is one piece of the stream.
+        let last = &end.last[end.last.len().saturating_sub(TAIL_MAX)..];
+        let bytes = last[..last.len().saturating_sub(pending)].to_vec();
+        let offset = end.total - (pending + bytes.len()) as u64;
+        (!bytes.is_empty()).then_some(Piece { stream, offset, bytes, truncated_at: None })
+    }
+
     /// Bytes of this stream so far.
     pub fn total(&self, stream: Stream) -> u64 {
         self.end(stream).total
@@ -384,6 +395,28 @@ mod tests {
         let Data::Text(t) = tail.data else { panic!("text") };
         assert!(t.ends_with("é!") && t.len() <= TAIL_MAX && t.len() >= TAIL_MAX - 2, "{}", t.len());
         assert_eq!((tail.total_bytes, tail.truncated), (2 * TAIL_MAX as u64 + 1, true));
+    }
+
+    /// Somebody who looks on from some moment gets the end of what came before, and then what comes: no byte twice, none missing.
+    #[test]
+    fn what_is_recent_ends_where_the_next_piece_begins() {
+        let mut o = plain(Logs::Stream, u64::MAX);
+        let now = Instant::now();
+        assert_eq!(o.recent(Stdout), None);
+        o.push(Stdout, b"out", now);
+        assert_eq!(o.recent(Stdout), None, "it becomes a piece only now");
+        o.push(Stderr, b"err", now);
+        assert_eq!(o.recent(Stdout), Some(piece(Stdout, 0, b"out")));
+        assert_eq!(o.recent(Stderr), None);
+        o.flush(now + PIECE_AGE);
+        assert_eq!(o.recent(Stderr), Some(piece(Stderr, 0, b"err")));
+        let big: Vec<u8> = (0..5 * TAIL_MAX + 17).map(|n| (n % 251) as u8).collect();
+        let pieces = o.push(Stdout, &big, now);
+        let last = pieces.last().unwrap();
+        let recent = o.recent(Stdout).unwrap();
+        assert_eq!(recent.offset + recent.bytes.len() as u64, last.offset + last.bytes.len() as u64);
+        assert!(last.bytes.ends_with(&recent.bytes[recent.bytes.len() - 100..]));
+        assert_eq!(o.finish(now)[0].offset, recent.offset + recent.bytes.len() as u64);
     }
 
     /// Whatever the writes: the pieces put together are the output, in order.

@@ -10,13 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::attempt::Happening;
 use crate::broker::{Message, Properties, Publisher, Routed, Target};
-use crate::contract::event::{self, Data, Envelope, LeaseKind, Log, Started};
-use crate::contract::topology::{self, Names};
+use crate::contract::event::{self, Data, Envelope, LeaseKind, Log, Started, Stream};
+use crate::contract::topology::{self, DIRECT_REPLY_TO, Names};
+use crate::onlookers::Onlookers;
 use crate::output::{Output, Piece};
-
-/// RabbitMQ's direct reply-to: a name that is no queue. Up to 4.1 the broker returns every mandatory
-/// message to it, delivered or not; so whether it was routed can't be told.
-const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 /// Between attempts at what somebody has to mend.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -34,6 +31,7 @@ pub struct Replies<'a> {
     traceparent: Option<String>,
     seq: u64,
     skipped: u64,
+    onlookers: Onlookers,
 }
 
 /// Where a result went.
@@ -72,6 +70,7 @@ impl<'a> Replies<'a> {
             traceparent: properties.traceparent.clone(),
             seq: 0,
             skipped: 0,
+            onlookers: Onlookers::default(),
         }
     }
 
@@ -80,10 +79,19 @@ impl<'a> Replies<'a> {
         self.metadata = metadata;
     }
 
+    /// Who looks on from now on.
+    pub fn watched_by(&mut self, onlookers: Onlookers) {
+        self.onlookers = onlookers;
+    }
+
     /// The next reply's envelope.
     pub fn envelope(&mut self) -> Envelope {
         let seq = self.seq;
         self.seq += 1;
+        self.numbered(seq)
+    }
+
+    fn numbered(&self, seq: u64) -> Envelope {
         Envelope {
             job_id: self.job_id.clone(),
             attempt: self.attempt,
@@ -124,6 +132,14 @@ impl<'a> Replies<'a> {
             let due = output.due();
             let happening = tokio::select! {
                 biased;
+                // First: a job that prints all the time would keep it waiting.
+                mut onlooker = self.onlookers.next() => {
+                    for piece in Stream::ALL.into_iter().filter_map(|stream| output.recent(stream)) {
+                        onlooker.show(self.numbered(0), &piece);
+                    }
+                    self.onlookers.add(onlooker);
+                    continue;
+                }
                 happening = happenings.recv() => happening,
                 () = flush_at(due) => {
                     let piece = output.flush(Instant::now());
@@ -165,8 +181,12 @@ impl<'a> Replies<'a> {
     }
 
     async fn logs(&mut self, pieces: impl IntoIterator<Item = Piece>, hurry: &CancellationToken) {
-        let Some(queue) = self.reply_to.clone() else { return };
         for piece in pieces {
+            if !self.onlookers.is_empty() {
+                let now = self.numbered(0);
+                self.onlookers.show(&piece, || now.clone());
+            }
+            let Some(queue) = self.reply_to.clone() else { continue };
             let reply = Log {
                 envelope: self.envelope(),
                 stream: piece.stream,
@@ -195,6 +215,7 @@ impl<'a> Replies<'a> {
 
     /// Publishes the result, and returns when the broker has confirmed it and all before it.
     pub async fn result(&mut self, result: &event::JobResult) -> Delivered {
+        self.onlookers.end(result);
         let astray = self.message(&self.results, topology::RESULT, result);
         let Some(queue) = self.reply_to.clone() else {
             publish_surely(self.publisher, astray).await;
@@ -331,6 +352,7 @@ mod tests {
             image: None,
             container: None,
             dropped: 0,
+            repeated: false,
             pool: "box".to_owned(),
             worker: "w".to_owned(),
         };

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::PoolName;
-use crate::contract::control::Found;
+use crate::contract::control::{Found, Sight};
+use crate::onlookers::{COMING, Onlooker, Onlookers};
 
 /// Most ids of cancelled jobs that are remembered; the oldest are forgotten first.
 const CANCELLED_MAX: usize = 100_000;
@@ -32,6 +34,7 @@ struct Entry {
     job: RunningJob,
     since: Instant,
     cancel: CancellationToken,
+    onlookers: mpsc::Sender<Onlooker>,
 }
 
 /// A job as `/status` shows it.
@@ -56,6 +59,7 @@ pub struct Listed {
     jobs: Running,
     /// Cancelled when the job is.
     pub cancel: CancellationToken,
+    onlookers: Option<mpsc::Receiver<Onlooker>>,
 }
 
 impl Running {
@@ -70,15 +74,16 @@ impl Running {
         let job =
             RunningJob { job_id: job_id.into(), pool: pool.clone(), attempt, seconds: 0, container: None };
         let cancel = CancellationToken::new();
+        let (onlookers, coming) = mpsc::channel(COMING);
         let mut jobs = self.lock();
         if jobs.cancelled.contains(job_id, Instant::now()) {
             cancel.cancel();
         }
         let entry = jobs.next;
         jobs.next += 1;
-        jobs.by_entry.insert(entry, Entry { job, since: Instant::now(), cancel: cancel.clone() });
+        jobs.by_entry.insert(entry, Entry { job, since: Instant::now(), cancel: cancel.clone(), onlookers });
         drop(jobs);
-        Listed { entry, jobs: self.clone(), cancel }
+        Listed { entry, jobs: self.clone(), cancel, onlookers: Some(coming) }
     }
 
     /// Cancels a job: now if it is here, and else when it comes.
@@ -91,6 +96,16 @@ impl Running {
             found = Found::InHand;
         }
         found
+    }
+
+    /// Sends somebody who wants to look on to the job's latest attempt here.
+    pub fn look_on(&self, job_id: &str, onlooker: Onlooker) -> Sight {
+        let jobs = self.lock();
+        match jobs.by_entry.values().rfind(|entry| entry.job.job_id == job_id) {
+            Some(entry) if entry.onlookers.try_send(onlooker).is_ok() => Sight::InHand,
+            Some(_) => Sight::Full,
+            None => Sight::NotHere,
+        }
     }
 
     /// All of them, the oldest first.
@@ -106,6 +121,11 @@ impl Running {
 }
 
 impl Listed {
+    /// Those who come to look on, from now on; to be asked for once.
+    pub fn onlookers(&mut self) -> Onlookers {
+        self.onlookers.take().map(Onlookers::from).unwrap_or_default()
+    }
+
     /// The job has a container.
     pub fn set_container(&self, container: &str) {
         if let Some(entry) = self.jobs.lock().by_entry.get_mut(&self.entry) {

@@ -252,7 +252,7 @@ fn submit() {
             "submit",
             "box",
             "--follow",
-            "--stdin",
+            "-i",
             "--",
             "sh",
             "-c",

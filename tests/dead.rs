@@ -55,6 +55,7 @@ impl Morgue<'_> {
             timeout: Duration::from_secs(10),
             delivery_limit: 2,
             retry_delays: [1, 10, 60, 300].map(Duration::from_secs).into(),
+            expired: prewarm::config::Expired::Dead,
         };
         let metrics = BrokerMetrics::new(&prewarm::metrics::Metrics::new());
         let declaring = Amqp::new(&settings, "tester", &pools, metrics).unwrap();

@@ -888,7 +888,7 @@ fn every_metric_exists_at_zero_from_the_start() {
             };
             each("prewarm_pool_leases_total", "result", &["hit", "miss"]);
             each("prewarm_startup_seconds_count", "lease", &["hit", "miss"]);
-            let statuses = ["succeeded", "failed", "timed_out", "cancelled", "rejected", "error"];
+            let statuses = ["succeeded", "failed", "timed_out", "cancelled", "rejected", "error", "expired"];
             each("prewarm_jobs_total", "status", &statuses);
             each("prewarm_pool_containers", "state", &["idle", "leased"]);
             for state in ["starting", "removing"] {

@@ -44,7 +44,7 @@ def main():
 
 
 def cargo_metadata():
-    command = ["cargo", "metadata", "--locked", "--quiet", "--format-version", "1"]
+    command = ["cargo", "metadata", "--locked", "--quiet", "--all-features", "--format-version", "1"]
     return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
 

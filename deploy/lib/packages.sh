@@ -37,6 +37,17 @@ need_images() {
     need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring "checks what debootstrap loads"
 }
 
+# What the publishers' programs in tests/publishers run on; their clients are pinned there.
+need_publishers() {
+    need python3 python3 "runs publishers' programs"
+    # Debian's python3 has the module without what it needs.
+    python3 -c 'import ensurepip' 2>/dev/null || need /nonexistent python3-venv "holds their Python clients"
+    need node nodejs "runs publishers' programs"
+    need npm npm "gets their Node client"
+    need amqp-publish amqp-tools "publishes from a shell"
+    need jq jq "reads replies in a shell"
+}
+
 install_missing() {
     ((${#MISSING_PACKAGES[@]})) || return 0
     command -v apt-get >/dev/null ||

@@ -145,17 +145,36 @@ impl Sender {
         body: Bytes,
         traceparent: Option<&str>,
     ) -> Result<(), BrokerError> {
-        let ours = Properties {
+        let ours = Properties { traceparent: traceparent.map(str::to_owned), ..self.properties(message_id) };
+        self.submit_as(pool, &ours, &body).await
+    }
+
+    /// The properties of a job with this id whose replies come here.
+    #[must_use]
+    pub fn properties(&self, message_id: &str) -> Properties {
+        Properties {
             message_id: Some(message_id.to_owned()),
             correlation_id: Some(message_id.to_owned()),
             reply_to: Some(self.reply_queue.clone()),
             content_type: Some("application/json".to_owned()),
-            traceparent: traceparent.map(str::to_owned),
             timestamp: Some(std::time::SystemTime::now()),
             ..Properties::default()
-        };
+        }
+    }
+
+    /// Publishes a job with properties of the caller's, and returns when the broker has it safe. One at a time: lapin may
+    /// pair a returned message with another one's confirm.
+    ///
+    /// # Errors
+    /// As [`Sender::submit`].
+    pub async fn submit_as(
+        &self,
+        pool: &PoolName,
+        ours: &Properties,
+        body: &[u8],
+    ) -> Result<(), BrokerError> {
         let exchange = self.names.jobs();
-        match self.publish(&exchange, pool.as_str(), &ours, &body).await? {
+        match self.publish(&exchange, pool.as_str(), ours, body).await? {
             Routed::Yes => Ok(()),
             Routed::No => Err(BrokerError::Unroutable { pool: pool.clone(), exchange }),
             Routed::Refused => Err(BrokerError::Refused),

@@ -9,6 +9,7 @@ pub mod ack_timeout;
 pub mod amqp;
 pub mod client;
 pub mod dead;
+pub mod death;
 pub mod topology;
 
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use crate::contract::PoolName;
 pub trait Broker: Send + Sync {
     /// A new consumer of one pool's queue. Returns at once; [`Consumer::next`] does the waiting.
     fn consumer(&self, pool: &PoolName) -> Box<dyn Consumer>;
+
+    /// A new consumer of what the broker gave up, which is none unless `broker.expired` is `answer`.
+    fn died(&self) -> Box<dyn Consumer>;
 
     /// A new publisher. Returns at once; its first use does the waiting.
     fn publisher(&self) -> Box<dyn Publisher>;
@@ -138,6 +142,8 @@ pub struct Properties {
     pub failures: u32,
     /// How often a quorum queue gave this message out before.
     pub delivery_count: u32,
+    /// Of a message that the broker gave up: how.
+    pub death: Option<death::Death>,
     /// Further headers with text values, written as they are; of a delivery, those that are text.
     pub headers: Vec<(String, String)>,
 }

@@ -7,6 +7,9 @@
 //! workers ──► P.retry.<delay> (fanout → queue)      P.dead          P.results       P.control (fanout)
 //! ```
 //!
+//! With `broker.expired = "answer"` what a pool's queue gives up goes to P.died instead, which workers empty: they answer for it, and
+//! put into P.dead what belongs there.
+//!
 //! All queues are quorum queues: what was confirmed survives the loss of a node. Where messages leave a queue
 //! by dead-lettering it is `at-least-once`, which demands `overflow = reject-publish`: the source keeps a message
 //! until the target has confirmed it. So a retry whose pool queue was deleted waits for it, and isn't lost.
@@ -23,13 +26,16 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 use super::BrokerError;
 use super::ack_timeout::ACK_TIMEOUT;
 use super::amqp::link::{Fault, Link, short};
-use crate::config::TopologyMode;
+use crate::config::{BrokerConfig, Expired, TopologyMode};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
 
 /// RabbitMQ 4.0 drops a message of a quorum queue after 20 returns unless told otherwise, and 3.x doesn't take
 /// "never" for an answer. Looking at a dead letter and putting it back must not use it up.
 const PRACTICALLY_NEVER: u32 = 1_000_000_000;
+
+/// The argument that says where a queue's dead letters go.
+const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
 
 /// The argument that says how long a delivery may be held, of a queue and of a consumer.
 const CONSUMER_TIMEOUT: &str = "x-consumer-timeout";
@@ -127,6 +133,35 @@ impl Topology {
         Topology { exchanges, queues }
     }
 
+    /// What workers of these pools need with this configuration.
+    pub fn of<'a>(
+        config: &BrokerConfig,
+        names: &Names,
+        pools: impl IntoIterator<Item = &'a PoolName>,
+    ) -> Topology {
+        let topology = Topology::new(names, pools, config.delivery_limit, &config.retry_delays);
+        match config.expired {
+            Expired::Dead => topology,
+            Expired::Answer => topology.answering(names),
+        }
+    }
+
+    /// With what the broker gives up in a queue that workers answer for, in place of the dead letters' queue.
+    #[must_use]
+    pub fn answering(mut self, names: &Names) -> Topology {
+        let died = names.died();
+        for queue in &mut self.queues {
+            for (name, value) in &mut queue.arguments {
+                if *name == DEAD_LETTER_KEY {
+                    *value = died.as_str().into();
+                }
+            }
+        }
+        let keep = vec![("x-queue-type", "quorum".into()), ("x-delivery-limit", PRACTICALLY_NEVER.into())];
+        self.queues.push(Queue { name: died, arguments: keep, binding: None });
+        self
+    }
+
     /// Declares or checks everything on `link`.
     ///
     /// # Errors
@@ -175,7 +210,7 @@ fn pool_queue(names: &Names, pool: &PoolName, delivery_limit: u32) -> Queue {
         arguments: vec![
             ("x-queue-type", "quorum".into()),
             ("x-dead-letter-exchange", "".into()),
-            ("x-dead-letter-routing-key", names.dead().as_str().into()),
+            (DEAD_LETTER_KEY, names.dead().as_str().into()),
             ("x-dead-letter-strategy", "at-least-once".into()),
             ("x-overflow", "reject-publish".into()),
             ("x-delivery-limit", delivery_limit.into()),
@@ -418,6 +453,20 @@ mod tests {
         }
         assert_eq!(topology.exchanges.len(), 2 + RETRY_DELAYS.len());
         assert_eq!(topology.queues.len(), 2 + 2 + RETRY_DELAYS.len());
+    }
+
+    #[test]
+    fn what_workers_answer_for_has_a_queue_of_its_own() {
+        let topology = topology().answering(&Names::new("p"));
+        let to = |name: &str| {
+            topology
+                .queues
+                .iter()
+                .filter(|queue| queue.arguments.contains(&(DEAD_LETTER_KEY, name.into())))
+                .count()
+        };
+        assert_eq!((to("p.died"), to("p.dead")), (2, 0));
+        assert!(topology.queues.iter().any(|queue| queue.name == "p.died" && queue.binding.is_none()));
     }
 
     #[test]

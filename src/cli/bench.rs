@@ -10,7 +10,7 @@ mod measure;
 mod parts;
 mod plain;
 mod plot;
-mod progress;
+pub(super) mod progress;
 mod report;
 mod table;
 mod warm;

@@ -4,7 +4,7 @@
 //! what it has looked at; at its end, however it ends, all that it didn't act on is back in the queue.
 
 mod show;
-mod table;
+pub(super) mod table;
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};

@@ -4,16 +4,22 @@ mod bench;
 mod cancel;
 mod check;
 mod dead;
+mod interrupt;
+mod job;
+mod logs;
 mod plan;
+mod reply;
 mod run;
 mod schema;
 mod serve;
+mod status;
 mod submit;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use job::variables;
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{self, Loaded};
@@ -65,6 +71,10 @@ enum Verb {
     Submit(submit::Args),
     /// Cancel a job, wherever it is
     Cancel(cancel::Args),
+    /// Follow the output of a running job, from wherever you are
+    Logs(logs::Args),
+    /// Show pools, containers, running jobs and the last failures of one worker or of all
+    Status(status::Args),
     /// Say how many idle containers a load needs, and what the limit is
     Plan(plan::Args),
     /// Measure `docker run`, `docker exec` and prewarm side by side, on this engine and image
@@ -75,75 +85,15 @@ enum Verb {
     Schema(schema::Args),
 }
 
-/// What a job is given on the command line; the same for `run` and `submit`.
-#[derive(Args)]
-struct JobArgs {
-    /// The pool
-    pool: crate::contract::PoolName,
-    /// Set a variable of the job's environment; NAME alone takes it from this one
-    #[arg(long = "env", short = 'e', value_name = "NAME=VALUE")]
-    env: Vec<String>,
-    /// How long the job may run, as 90s or 30m
-    #[arg(long, value_parser = humantime::parse_duration)]
-    timeout: Option<std::time::Duration>,
-    /// Give the job this command's standard input
-    #[arg(long, short = 'i')]
-    stdin: bool,
-    /// Arguments for the entrypoint, in place of the image's CMD
-    #[arg(last = true)]
-    args: Vec<String>,
-}
-
-impl JobArgs {
-    fn env(&self) -> Result<Vec<(String, String)>, String> {
-        variables(&self.env)
-    }
-
-    fn args(&self) -> Option<Vec<String>> {
-        (!self.args.is_empty()).then(|| self.args.clone())
-    }
-
-    fn read_stdin(&self) -> std::io::Result<Option<Vec<u8>>> {
-        use std::io::Read;
-        if !self.stdin {
-            return Ok(None);
-        }
-        let mut all = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut all)?;
-        Ok(Some(all))
-    }
-}
-
-/// The variables of `-e` options, in their order; a later one takes the place of an earlier one.
-fn variables(entries: &[String]) -> Result<Vec<(String, String)>, String> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    for entry in entries {
-        let (name, value) = match entry.split_once('=') {
-            Some((name, value)) => (name, value.to_owned()),
-            // As `docker run -e NAME`: not set here, not set there.
-            None => match std::env::var(entry) {
-                Ok(value) => (entry.as_str(), value),
-                Err(_) => continue,
-            },
-        };
-        if name.is_empty() {
-            return Err(format!("-e '{entry}': the name is empty; write -e NAME=VALUE"));
-        }
-        match env.iter_mut().find(|(n, _)| n == name) {
-            Some(slot) => slot.1 = value,
-            None => env.push((name.to_owned(), value)),
-        }
-    }
-    Ok(env)
-}
-
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let default = match cli.verb {
         Verb::Serve => LevelFilter::INFO,
         // lapin reports as an error that the broker hangs up after an orderly goodbye.
-        Verb::Dead(_) => LevelFilter::OFF,
+        Verb::Dead(_) | Verb::Submit(_) | Verb::Logs(_) | Verb::Status(_) | Verb::Cancel(_) => {
+            LevelFilter::OFF
+        }
         // What goes wrong is this command's own message, and stderr is the job's.
         _ => LevelFilter::ERROR,
     };
@@ -156,6 +106,8 @@ pub fn main() -> ExitCode {
         Verb::Run(args) => run::main(&cli.config, args),
         Verb::Submit(args) => submit::main(&cli.config, args),
         Verb::Cancel(args) => cancel::main(&cli.config, &args),
+        Verb::Logs(args) => logs::main(&cli.config, &args),
+        Verb::Status(args) => status::main(&cli.config, &args),
         Verb::Plan(args) => plan::main(args),
         Verb::Bench(args) => bench::main(&cli.config, args),
         Verb::Dead(args) => dead::main(&cli.config, args),

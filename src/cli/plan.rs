@@ -3,7 +3,7 @@
 
 mod answer;
 mod bounds;
-mod source;
+pub(super) mod source;
 mod status;
 
 use std::process::ExitCode;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, JobArgs, block_on, exit, fail, load};
+use super::job::JobArgs;
+use super::{ConfigArgs, block_on, exit, fail, load};
 use crate::attempt::{self, Controls, Ended, Happening, Stopped};
 use crate::config::{Config, IdleConfig};
 use crate::contract::event::Stream;
@@ -55,7 +56,7 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
     config.pools.insert(name.clone(), pool.clone());
 
     let env = Env(args.job.env()?);
-    let stdin = args.job.read_stdin().map_err(|e| format!("reading stdin: {e}"))?.map(Bytes::from);
+    let stdin = args.job.read_stdin()?.map(Bytes::from);
     let metrics = Metrics::new();
     let engine = std::sync::Arc::new(Docker::new(&config.engine, &metrics).map_err(|e| e.to_string())?);
     let host = Host { creators: 1, containers: None, memory: None };

@@ -1,36 +1,67 @@
 //! `prewarm submit`: publishes jobs and shows what becomes of them.
 
-use std::collections::HashMap;
-use std::io::Write;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
+mod detach;
+mod follow;
+mod many;
+mod tally;
 
-use base64::Engine as _;
+use std::process::ExitCode;
+
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::{ConfigArgs, JobArgs, block_on, exit, fail};
-use crate::broker::BrokerError;
-use crate::broker::client::{Client, Reply};
-use crate::config::{self, BrokerConfig};
-use crate::contract::topology::{LOG, RESULT, STARTED};
-
-/// Jobs that may be on their way at once when many are submitted.
-const IN_FLIGHT: usize = 1000;
+use super::job::JobArgs;
+use super::{ConfigArgs, block_on, exit, fail};
+use crate::broker::client::Sender;
+use crate::broker::{BrokerError, Properties};
+use crate::config;
+use crate::contract::control::{CANCEL, Cancel};
 
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     job: JobArgs,
+    /// AMQP priority, where the queue has priorities
+    #[arg(long, value_name = "0-255")]
+    priority: Option<u8>,
+    /// The job's id [default: a new one]
+    #[arg(long, value_parser = job_id, conflicts_with = "count")]
+    id: Option<String>,
+    /// Pass the job's stdout and stderr through as they come, and exit with its code; Ctrl-C cancels it, a second one leaves it
+    #[arg(long, short = 'f', conflicts_with_all = ["count", "rate", "quiet"])]
+    follow: bool,
+    /// Print the job's id and leave; its result goes to --reply-to, or to the queue of results
+    #[arg(long, short = 'd', conflicts_with_all = ["follow", "quiet"])]
+    detach: bool,
+    /// An existing queue that the replies of detached jobs go to
+    #[arg(long, value_name = "QUEUE", requires = "detach", value_parser = short_string)]
+    reply_to: Option<String>,
     /// How many jobs to submit
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
     /// Jobs a second [default: as fast as the broker takes them]
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     rate: Option<f64>,
-    /// Pass the job's stdout and stderr through as they come, and exit with its code
-    #[arg(long, conflicts_with_all = ["count", "rate"])]
-    follow: bool,
+    /// Print lines of JSON: each reply with --follow, else each result; at the end a summary
+    #[arg(long)]
+    json: bool,
+    /// Only the summary, no line for each job
+    #[arg(long, short = 'q')]
+    quiet: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n: &f64| (1e-6..=1e6).contains(n));
+    number.ok_or_else(|| "write a number of jobs a second above 0, as 5 or 0.2".into())
+}
+
+/// AMQP's short strings have at most 255 bytes.
+fn short_string(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) { Ok(text.to_owned()) } else { Err("write 1 to 255 bytes".into()) }
+}
+
+fn job_id(text: &str) -> Result<String, String> {
+    short_string(text)
 }
 
 pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
@@ -39,20 +70,42 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
         Ok(broker) => broker,
         Err(faults) => return fail(exit::CONFIG, faults),
     };
-    if args.rate.is_some_and(|r| !r.is_finite() || r <= 0.0) {
-        return fail(2, "--rate: must be a number of jobs a second above 0");
-    }
     let body = match body(&args.job) {
         Ok(body) => body,
         Err(why) => return fail(exit::FAILURE, why),
     };
     let done = block_on(async {
-        if args.follow { follow(&broker, &args, body).await } else { many(&broker, &args, body).await }
+        if args.follow {
+            follow::follow(&broker, &args, body).await
+        } else if args.detach {
+            detach::detach(&broker, &args, body).await
+        } else {
+            many::many(&broker, &args, body).await
+        }
     });
     match done {
         Ok(Ok(code)) => ExitCode::from(code),
-        Ok(Err(error)) => fail(exit::BROKER, error),
+        Ok(Err(Failed { id: None, error })) => fail(exit::BROKER, error),
+        Ok(Err(Failed { id: Some(id), error })) => fail(
+            exit::BROKER,
+            format!(
+                "{error}; job {id} is with the broker all the same, and its result goes to the queue of results"
+            ),
+        ),
         Err(code) => code,
+    }
+}
+
+/// What went wrong at the broker.
+struct Failed {
+    /// The job that the broker had taken by then.
+    id: Option<String>,
+    error: BrokerError,
+}
+
+impl From<BrokerError> for Failed {
+    fn from(error: BrokerError) -> Failed {
+        Failed { id: None, error }
     }
 }
 
@@ -65,193 +118,27 @@ fn body(job: &JobArgs) -> Result<Bytes, String> {
     if let Some(timeout) = job.timeout {
         body.insert("timeout".into(), humantime::format_duration(timeout).to_string().into());
     }
-    if let Some(stdin) = job.read_stdin().map_err(|e| format!("reading stdin: {e}"))? {
+    if let Some(stdin) = job.read_stdin()? {
         let text =
-            String::from_utf8(stdin).map_err(|_| "stdin is not UTF-8, which a job's `stdin` must be")?;
+            String::from_utf8(stdin).map_err(|_| "--stdin: not UTF-8, which a job's `stdin` must be")?;
         body.insert("stdin".into(), text.into());
     }
     Ok(Bytes::from(Value::from(body).to_string()))
 }
 
-/// One job: its output as it comes, its exit code as ours.
-async fn follow(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, BrokerError> {
-    let mut client = Client::connect(broker, "prewarm submit").await?;
-    let id = uuid::Uuid::now_v7().to_string();
-    client.submit(&args.job.pool, &id, body, None).await?;
-    let code = loop {
-        let reply = client.next_reply().await?;
-        let value = parse(&reply);
-        match reply.properties.kind.as_deref() {
-            Some(LOG) => print_log(&value),
-            Some(RESULT) => break final_code(&value),
-            _ => {}
-        }
-    };
-    client.close().await;
-    Ok(code)
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
 }
 
-fn parse(reply: &Reply) -> Value {
-    serde_json::from_slice(&reply.body).unwrap_or(Value::Null)
+/// What a job is published with, its replies coming here.
+fn properties(sender: &Sender, args: &Args, id: &str) -> Properties {
+    Properties { priority: args.priority, ..sender.properties(id) }
 }
 
-fn data(of: &Value) -> Vec<u8> {
-    match (of["text"].as_str(), of["base64"].as_str()) {
-        (Some(text), _) => text.as_bytes().to_vec(),
-        (None, Some(coded)) => base64::engine::general_purpose::STANDARD.decode(coded).unwrap_or_default(),
-        (None, None) => Vec::new(),
-    }
-}
-
-fn print_log(log: &Value) {
-    let bytes = data(log);
-    // Whoever reads our output may have gone; the job's exit code still counts.
-    let _ = if log["stream"] == "stderr" {
-        std::io::stderr().write_all(&bytes)
-    } else {
-        std::io::stdout().write_all(&bytes).and_then(|()| std::io::stdout().flush())
-    };
-    if let Some(limit) = log["truncated_at"].as_u64() {
-        eprintln!("prewarm: the job printed more than {limit} bytes; the rest is not shown");
-    }
-}
-
-/// The job's exit code; 128 + n for a signal; 125 if it never ran.
-fn final_code(result: &Value) -> u8 {
-    if let Some(message) = result["error"]["message"].as_str() {
-        eprintln!("prewarm: {message}");
-    }
-    let number = |v: &Value| v.as_u64().and_then(|n| u8::try_from(n).ok());
-    number(&result["exit_code"])
-        .or_else(|| number(&result["signal"]).map(|s| s.saturating_add(128)))
-        .unwrap_or(if result["status"] == "timed_out" { 137 } else { exit::RUN })
-}
-
-/// Many jobs: a line for each as it ends, and a summary.
-async fn many(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, BrokerError> {
-    let mut client = Client::connect(broker, "prewarm submit").await?;
-    let pause = args.rate.map(|r| Duration::from_secs_f64(1.0 / r));
-    let begun = Instant::now();
-    let mut next_at = tokio::time::Instant::now();
-    let mut sent = 0;
-    let mut open: HashMap<String, Open> = HashMap::new();
-    let mut summary = Summary::default();
-    while sent < args.count || !open.is_empty() {
-        tokio::select! {
-            biased;
-            reply = client.next_reply(), if !open.is_empty() => summary.take(&reply?, &mut open),
-            () = tokio::time::sleep_until(next_at), if sent < args.count && open.len() < IN_FLIGHT => {
-                sent += 1;
-                let id = uuid::Uuid::now_v7().to_string();
-                open.insert(id.clone(), Open { number: sent, since: Instant::now(), startup: None });
-                client.submit(&args.job.pool, &id, body.clone(), None).await?;
-                if let Some(pause) = pause {
-                    next_at += pause;
-                }
-            }
-        }
-    }
-    client.close().await;
-    summary.print(begun.elapsed());
-    Ok(if summary.succeeded == summary.lines { 0 } else { exit::FAILURE })
-}
-
-/// A job that was submitted and has no result yet.
-struct Open {
-    number: u32,
-    since: Instant,
-    startup: Option<f64>,
-}
-
-#[derive(Default)]
-struct Summary {
-    lines: u32,
-    succeeded: u32,
-    hits: u32,
-    startups: Vec<f64>,
-    totals: Vec<f64>,
-}
-
-impl Summary {
-    fn take(&mut self, reply: &Reply, open: &mut HashMap<String, Open>) {
-        let value = parse(reply);
-        let Some(id) = value["job_id"].as_str() else { return };
-        match reply.properties.kind.as_deref() {
-            Some(STARTED) => {
-                if let Some(job) = open.get_mut(id) {
-                    job.startup = value["startup_ms"].as_f64();
-                }
-            }
-            Some(RESULT) => {
-                if let Some(job) = open.remove(id) {
-                    self.line(&job, &value);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn line(&mut self, job: &Open, result: &Value) {
-        let total = job.since.elapsed().as_secs_f64() * 1e3;
-        let lease = result["lease"].as_str().unwrap_or("none");
-        let startup = job.startup.or_else(|| result["timings_ms"]["startup"].as_f64());
-        let end = match (&result["exit_code"], &result["signal"]) {
-            (Value::Number(code), _) => format!("exit {code}"),
-            (_, Value::Number(signal)) => format!("signal {signal}"),
-            _ => result["status"].as_str().unwrap_or("?").to_owned(),
-        };
-        let output = data(&result["stdout"]);
-        let first = String::from_utf8_lossy(&output).lines().next().unwrap_or_default().to_owned();
-        let said = result["error"]["message"].as_str().unwrap_or(&first);
-        let startup_text = startup.map_or_else(|| "-".into(), |s| format!("{s:.2} ms"));
-        println!("#{:<5} {lease:<5} {startup_text:>10}  {end:<9} | {said}", job.number);
-        self.lines += 1;
-        self.hits += u32::from(lease == "hit");
-        self.succeeded += u32::from(result["status"] == "succeeded");
-        self.startups.extend(startup);
-        self.totals.push(total);
-    }
-
-    fn print(&mut self, took: Duration) {
-        let rate = f64::from(self.lines) / took.as_secs_f64();
-        let share = 100.0 * f64::from(self.hits) / f64::from(self.lines.max(1));
-        println!(
-            "{} jobs, {} succeeded, {:.1} a second; hits {share:.0} %; startup p50 {} p99 {}; publish to result p50 {} p99 {}",
-            self.lines,
-            self.succeeded,
-            rate,
-            quantile(&mut self.startups, 0.5),
-            quantile(&mut self.startups, 0.99),
-            quantile(&mut self.totals, 0.5),
-            quantile(&mut self.totals, 0.99),
-        );
-    }
-}
-
-fn quantile(values: &mut [f64], q: f64) -> String {
-    values.sort_by(f64::total_cmp);
-    let at = ((values.len() as f64 * q).ceil() as usize).clamp(1, values.len().max(1)) - 1;
-    values.get(at).map_or_else(|| "-".into(), |v| format!("{v:.2} ms"))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn exit_codes_are_the_jobs_own() {
-        assert_eq!(final_code(&json!({"exit_code": 7})), 7);
-        assert_eq!(final_code(&json!({"signal": 11})), 139);
-        assert_eq!(final_code(&json!({"status": "timed_out"})), 137);
-        assert_eq!(final_code(&json!({"status": "rejected"})), 125);
-    }
-
-    #[test]
-    fn quantiles_are_values_that_were_measured() {
-        assert_eq!(quantile(&mut [], 0.5), "-");
-        assert_eq!(quantile(&mut [3.0, 1.0, 2.0], 0.5), "2.00 ms");
-        assert_eq!(quantile(&mut [3.0, 1.0, 2.0], 0.99), "3.00 ms");
-    }
+/// Tells all workers that a job isn't wanted any more. False if there is none to tell.
+async fn cancel(sender: &Sender, id: &str) -> Result<bool, BrokerError> {
+    let cancel = Cancel { job_id: id.to_owned() };
+    // Our own types: no way to fail.
+    let body = serde_json::to_vec(&cancel).unwrap_or_default();
+    Ok(sender.request(CANCEL, body.into()).await? == crate::broker::Routed::Yes)
 }

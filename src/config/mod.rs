@@ -83,6 +83,18 @@ pub struct BrokerConfig {
     /// `retry_delays`: how long a job waits before its second, third, … attempt when the trouble is ours; the last one
     /// stands for all that follow. 1 to 10, each longer than the one before, 10ms to 1d; default 1s, 10s, 1m, 5m.
     pub retry_delays: Vec<Duration>,
+    /// `expired`: what becomes of jobs whose publisher's `expiration` is over before they began, and of those that reach the
+    /// delivery limit: `dead` (default) or `answer`. An argument of the pools' queues: to change it they have to be declared anew.
+    pub expired: Expired,
+}
+
+/// What becomes of jobs that the broker gives up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// `dead`: they are dead letters. Their publishers are not told.
+    Dead,
+    /// `answer`: a worker tells their publishers. Those that reached the delivery limit are dead letters all the same.
+    Answer,
 }
 
 impl BrokerConfig {
@@ -106,6 +118,7 @@ impl fmt::Debug for BrokerConfig {
             delivery_limit,
             reply_patience,
             retry_delays,
+            expired,
         } = self;
         f.debug_struct("BrokerConfig")
             .field("addresses", &self.addresses())
@@ -117,6 +130,7 @@ impl fmt::Debug for BrokerConfig {
             .field("delivery_limit", delivery_limit)
             .field("reply_patience", reply_patience)
             .field("retry_delays", retry_delays)
+            .field("expired", expired)
             .finish()
     }
 }
@@ -192,6 +206,9 @@ pub struct WorkerConfig {
     /// `reply_to`: which queues jobs may have replies sent to; in each, `*` stands for any characters and `?` for one.
     /// Our own queues are always refused. Default `["*"]`.
     pub reply_to: Vec<String>,
+    /// `remember`: how long a job that ran to its end here is remembered: one with the same id and body is answered with its result
+    /// and not run. 0s (never) to 1d; default 1m.
+    pub remember: Duration,
     /// `cancel_memory`: how long the id of a cancelled job that hasn't come is remembered: 0s to 365d; default 1d.
     pub cancel_memory: Duration,
 }

@@ -12,7 +12,8 @@ use super::reader::{Outcome, Section};
 use super::tls::tls;
 use super::values::{LONGEST, choice, duration, list, number, size, text, within};
 use super::{
-    BrokerConfig, Config, EngineConfig, HttpConfig, PoolConfig, TlsConfig, TopologyMode, WorkerConfig,
+    BrokerConfig, Config, EngineConfig, Expired, HttpConfig, PoolConfig, TlsConfig, TopologyMode,
+    WorkerConfig,
 };
 use crate::contract::PoolName;
 use crate::contract::topology::RETRY_DELAYS;
@@ -96,6 +97,8 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
     let reply_patience =
         section.or("reply_patience", 30 * SECOND, within(duration, Duration::ZERO..=60 * MINUTE, "0s to 1h"));
     let retry_delays = section.or("retry_delays", RETRY_DELAYS.to_vec(), delays);
+    let expired =
+        section.or("expired", Expired::Dead, choice(&[("dead", Expired::Dead), ("answer", Expired::Answer)]));
     let (urls, tls) = (urls?, tls?);
     if tls != TlsConfig::default() && !urls.iter().any(|url| url.starts_with("amqps://")) {
         let message = "of no effect, since no address in broker.url starts with amqps://: write it so, or leave this out";
@@ -111,6 +114,7 @@ fn broker(section: &mut Section<'_, '_>) -> Outcome<BrokerConfig> {
         delivery_limit: delivery_limit?,
         reply_patience: reply_patience?,
         retry_delays: retry_delays?,
+        expired: expired?,
     })
 }
 
@@ -206,7 +210,10 @@ fn worker(section: &mut Section<'_, '_>) -> Outcome<WorkerConfig> {
         24 * 60 * MINUTE,
         within(duration, Duration::ZERO..=LONGEST, "0s to 365d"),
     );
+    let remember =
+        section.or("remember", MINUTE, within(duration, Duration::ZERO..=24 * 60 * MINUTE, "0s to 1d"));
     Ok(WorkerConfig {
+        remember: remember?,
         runtime_dir: runtime_dir?,
         reply_to: reply_to?,
         cancel_memory: cancel_memory?,

@@ -76,6 +76,7 @@ fn everything_but_the_image_has_a_default() {
             delivery_limit: 20,
             reply_patience: 30 * second,
             retry_delays: [1, 10, 60, 300].map(Duration::from_secs).into(),
+            expired: Expired::Dead,
         }
     );
     assert_eq!(config.engine, EngineConfig { timeout: 60 * second, ..EngineConfig::default() });
@@ -92,6 +93,7 @@ fn everything_but_the_image_has_a_default() {
             runtime_dir: None,
             reply_to: vec!["*".into()],
             cancel_memory: 24 * 3600 * second,
+            remember: 60 * second,
         }
     );
     assert_eq!(

@@ -149,17 +149,20 @@ pub enum Status {
     Rejected,
     /// We are, after the last retry.
     Error,
+    /// Its publisher's `expiration` was over before it began.
+    Expired,
 }
 
 impl Status {
     /// All, for metrics that must exist from the start.
-    pub const ALL: [Status; 6] = [
+    pub const ALL: [Status; 7] = [
         Status::Succeeded,
         Status::Failed,
         Status::TimedOut,
         Status::Cancelled,
         Status::Rejected,
         Status::Error,
+        Status::Expired,
     ];
 
     /// Whether the job itself fell short, and might do better another time.
@@ -176,6 +179,7 @@ impl Status {
             Status::Cancelled => "cancelled",
             Status::Rejected => "rejected",
             Status::Error => "error",
+            Status::Expired => "expired",
         }
     }
 }
@@ -202,6 +206,10 @@ pub enum ErrorKind {
     WorkerStopped,
     /// Somebody cancelled the job.
     Cancelled,
+    /// It waited in its queue for longer than its publisher's `expiration`.
+    Expired,
+    /// The broker gave it out too often without its being settled: it may have killed its workers.
+    DeliveryLimit,
 }
 
 impl ErrorKind {
@@ -217,6 +225,8 @@ impl ErrorKind {
             ErrorKind::ContainerLost => "container_lost",
             ErrorKind::WorkerStopped => "worker_stopped",
             ErrorKind::Cancelled => "cancelled",
+            ErrorKind::Expired => "expired",
+            ErrorKind::DeliveryLimit => "delivery_limit",
         }
     }
 }
@@ -319,10 +329,18 @@ pub struct JobResult {
     /// absent if none was. Their numbers are missing in `seq`.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,
+    /// Whether this is the result of an earlier message with the same id and body, which was not run again; absent if not.
+    #[serde(skip_serializing_if = "is_false")]
+    pub repeated: bool,
     /// The pool.
     pub pool: String,
     /// The worker's name.
     pub worker: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it so")]

@@ -19,6 +19,10 @@ pub enum Message {
     Cancel,
     /// `prewarm.cancelling.v1`, a worker's answer to it
     Cancelling,
+    /// `prewarm.watch.v1`, to the control exchange
+    Watch,
+    /// `prewarm.watching.v1`, a worker's answer to it
+    Watching,
 }
 
 /// The schema of one message.
@@ -30,6 +34,8 @@ pub fn of(message: Message) -> Schema {
         Message::Result => schema_for!(event::JobResult),
         Message::Cancel => schema_for!(control::Cancel),
         Message::Cancelling => schema_for!(control::Cancelling),
+        Message::Watch => schema_for!(control::Watch),
+        Message::Watching => schema_for!(control::Watching),
     }
 }
 
@@ -46,6 +52,8 @@ mod tests {
             (Message::Result, "timings_ms"),
             (Message::Cancel, "job_id"),
             (Message::Cancelling, "found"),
+            (Message::Watch, "job_id"),
+            (Message::Watching, "sight"),
         ] {
             let schema = of(message).to_value();
             assert!(schema["properties"].get(field).is_some(), "{message:?}: {schema}");

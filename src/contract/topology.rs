@@ -31,6 +31,10 @@ pub const LOG: &str = "prewarm.log.v1";
 /// AMQP `type` of a reply: how the attempt ended; exactly one per attempt, the last.
 pub const RESULT: &str = "prewarm.result.v1";
 
+/// RabbitMQ's direct reply-to: a name that is no queue. Up to 4.1 the broker returns every mandatory
+/// message to it, delivered or not; so whether it was routed can't be told.
+pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
 /// How long a job that failed through our fault waits before its next attempts, unless `broker.retry_delays` says
 /// otherwise.
 pub const RETRY_DELAYS: [Duration; 4] =
@@ -69,6 +73,11 @@ impl Names {
         format!("{}.dead", self.prefix)
     }
 
+    /// The queue for what the broker gives up, if workers are to answer for it.
+    pub fn died(&self) -> String {
+        format!("{}.died", self.prefix)
+    }
+
     /// The queue for results without a reply queue, or whose reply queue is gone.
     pub fn results(&self) -> String {
         format!("{}.results", self.prefix)
@@ -90,7 +99,7 @@ impl Names {
     pub fn may_reply_to(&self, reply_to: &str) -> bool {
         let ours = reply_to.strip_prefix(&self.prefix).is_some_and(|rest| {
             rest.strip_prefix('.').is_some_and(|rest| {
-                ["jobs", "dead", "retry", "control"].iter().any(|family| {
+                ["jobs", "dead", "died", "retry", "control"].iter().any(|family| {
                     rest.strip_prefix(family).is_some_and(|tail| tail.is_empty() || tail.starts_with('.'))
                 })
             })
@@ -122,9 +131,14 @@ mod tests {
     #[test]
     fn replies_never_go_to_our_own_queues() {
         let n = Names::new("prewarm");
-        for ours in
-            ["prewarm.jobs.build", "prewarm.jobs", "prewarm.dead", "prewarm.retry.1000ms", "prewarm.control"]
-        {
+        for ours in [
+            "prewarm.jobs.build",
+            "prewarm.jobs",
+            "prewarm.dead",
+            "prewarm.died",
+            "prewarm.retry.1000ms",
+            "prewarm.control",
+        ] {
             assert!(!n.may_reply_to(ours), "{ours}");
         }
         for theirs in

@@ -1,5 +1,6 @@
 //! One delivery, from decoding to the end of its attempt.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -7,18 +8,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claim, Incoming, Unheard};
 use super::metrics::PoolSeries;
+use super::remembered::{Known, Run};
 use super::{Shutdown, Worker};
 use crate::attempt::{self, AttemptError, Controls, Ended, Plan};
 use crate::broker::{Properties, Publisher};
 use crate::config::{PoolConfig, WorkerConfig};
 use crate::contract::PoolName;
-use crate::contract::event::{LeaseKind, Stream};
+use crate::contract::event::{JobResult, LeaseKind, Stream};
 use crate::contract::job::{self, Job, Rejection};
 use crate::launch::{self, Order};
-use crate::outcome::{self, Met, Outcome, Tries};
+use crate::outcome::{self, Disposition, Met, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
 use crate::replies::{Replies, StartFacts};
+use crate::trace::Trace;
 
 /// One delivery, while it is here.
 pub(super) struct Case<'a> {
@@ -30,6 +33,17 @@ pub(super) struct Case<'a> {
     pub(super) attempt: u32,
     pub(super) received: Instant,
     pub(super) queued: Option<Duration>,
+    pub(super) trace: Trace,
+}
+
+/// What to do with a job that may have been published before.
+enum First {
+    /// Run it.
+    Run(Run),
+    /// It was run, with this result.
+    Over(Arc<JobResult>),
+    /// An equal one runs, and the worker is stopping.
+    Draining,
 }
 
 /// What is known of a case when it is over; goes into the result.
@@ -67,21 +81,16 @@ impl<'a> Case<'a> {
         if let Some(queued) = queued {
             metrics.queue_wait.observe(queued.as_secs_f64());
         }
-        Case {
-            worker,
-            pool,
-            config,
-            metrics,
-            id: p.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
-            // A message's count grows each time that it comes back, and a copy goes on where its original was. So each run has a number
-            // of its own, but for one case: a copy for a retry is confirmed, the acknowledgement of its original is lost
-            // together with its channel, and another worker gets the original. Then both go on from the same number, and neither can
-            // know of the other. Numbers that can't meet would have to be set apart beforehand, and then either retries or what
-            // comes back would no longer count 1, 2, 3. `worker` and `container` tell such runs apart.
-            attempt: 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count),
-            received: incoming.received,
-            queued,
-        }
+        let id = p.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        // A message's count grows each time that it comes back, and a copy goes on where its original was. So each run has a number
+        // of its own, but for one case: a copy for a retry is confirmed, the acknowledgement of its original is lost
+        // together with its channel, and another worker gets the original. Then both go on from the same number, and neither can
+        // know of the other. Numbers that can't meet would have to be set apart beforehand, and then either retries or what
+        // comes back would no longer count 1, 2, 3. `worker` and `container` tell such runs apart.
+        let attempt = 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count);
+        let received = incoming.received;
+        let trace = Trace::begin(p.traceparent.as_deref(), received, &id, pool.as_str(), attempt);
+        Case { worker, pool, config, metrics, id, attempt, received, queued, trace }
     }
 
     pub(super) async fn handle(
@@ -99,9 +108,22 @@ impl<'a> Case<'a> {
         let Worker { config: WorkerConfig { retries, .. }, retry_delays, .. } = self.worker;
         let mut tries = Tries { ours: *retries, own: 1, delays: retry_delays };
         let met = Met { troubles: properties.troubles, failures: properties.failures };
+        let mut run = None;
         let report = match self.decode(&body, &properties) {
             Ok(mut job) => {
                 replies.set_metadata(job.metadata.take());
+                match self.first(&properties, &body, shutdown).await {
+                    First::Run(first) => run = Some(first),
+                    First::Over(result) => {
+                        let ending = self.repeat(&result, replies).await;
+                        return ending.apply(&self, publisher, body, properties, claim).await;
+                    }
+                    First::Draining => {
+                        let report = Report::only(Outcome::NotBegun);
+                        let ending = self.conclude(report, Disposition::HandBack, replies, None).await;
+                        return ending.apply(&self, publisher, body, properties, claim).await;
+                    }
+                }
                 tries.own = job.retries.saturating_add(1);
                 self.metrics.running.inc();
                 let report = self.execute(job, &properties, &mut replies, shutdown).await;
@@ -112,10 +134,27 @@ impl<'a> Case<'a> {
         };
         let disposition = outcome::disposition(&report.outcome, met, given_out, tries);
         tracing::debug!(outcome = ?report.outcome, ?disposition, "over");
-        self.conclude(report, disposition, replies)
+        self.conclude(report, disposition, replies, run)
             .await
             .apply(&self, publisher, body, properties, claim)
             .await
+    }
+
+    /// Whether the job is to be run, or was. While an equal one runs here, its end is waited for.
+    async fn first(&self, properties: &Properties, body: &[u8], shutdown: &Shutdown) -> First {
+        loop {
+            match self.worker.remembered.enter(self.pool, properties.message_id.as_deref(), body) {
+                Known::New(run) => return First::Run(run),
+                Known::Over(result) => return First::Over(result),
+                Known::Running(over) => {
+                    tracing::info!("published again while it runs here: waiting for its result");
+                    tokio::select! {
+                        () = over.cancelled() => {}
+                        () = shutdown.drain.cancelled() => return First::Draining,
+                    }
+                }
+            }
+        }
     }
 
     /// Reads the message, and refuses what can't be run here.
@@ -172,7 +211,10 @@ impl<'a> Case<'a> {
         shutdown: &Shutdown,
     ) -> Report {
         let timeout = job.timeout.unwrap_or(self.config.timeout.default);
-        let listed = self.worker.running.enter(&self.id, self.pool, self.attempt);
+        let mut listed = self.worker.running.enter(&self.id, self.pool, self.attempt);
+        replies.watched_by(listed.onlookers());
+        let asked = Instant::now();
+        self.trace.step("received", self.received, asked);
         let lease = tokio::select! {
             biased;
             () = listed.cancel.cancelled() => return Report::only(Outcome::Cancelled),
@@ -183,6 +225,7 @@ impl<'a> Case<'a> {
             Ok(lease) => lease,
             Err(error) => return Report::only(Outcome::no_container(&error)),
         };
+        self.trace.step("lease", asked, Instant::now());
         let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
             Ok(plan) => plan,
             Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
@@ -217,11 +260,13 @@ impl<'a> Case<'a> {
         properties: &Properties,
         timeout: Duration,
     ) -> Result<(Plan, String), Rejection> {
+        // What the job does belongs below what is known of it here.
+        let traceparent = self.trace.traceparent();
         let order = Order {
             args: job.args.as_deref(),
             env: &job.env,
             stdin: job.stdin.clone().map(Bytes::from),
-            traceparent: properties.traceparent.as_deref(),
+            traceparent: traceparent.as_deref().or(properties.traceparent.as_deref()),
             timeout,
             stop_grace: self.config.stop_grace,
         };
@@ -248,12 +293,16 @@ impl<'a> Case<'a> {
             received: self.received,
             container: facts.container.clone(),
         };
+        let begun = Instant::now();
         let (result, followed) = tokio::join!(
             attempt::run(lease, plan, controls, happen),
             replies.follow(output, start, happenings, &controls.hurry),
         );
         let (output, started) = followed;
         if let Some(at) = started {
+            self.trace.step("start", begun, at);
+            let ran = result.as_ref().map_or_else(|_| at.elapsed(), |ended| ended.ran);
+            self.trace.step("run", at, at + ran);
             let startup = at.saturating_duration_since(self.received);
             self.metrics.startup(facts.kind).observe(startup.as_secs_f64());
             tracing::debug!(lease = facts.kind.as_str(), container = %facts.container, ?startup, "started");

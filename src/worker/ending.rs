@@ -1,14 +1,16 @@
 //! How a delivery ends: the result for its publisher, a copy where one is due, and the settlement.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 
 use super::case::{Case, Report};
 use super::claims::{Claim, Unheard};
+use super::remembered::Run;
 use crate::broker::{Message, Properties, Publisher, Settle, Target};
 use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
 use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
+use crate::failures::Failure;
 use crate::init::wire::End;
 use crate::outcome::{self, Disposition, Met, Outcome};
 use crate::output::Output;
@@ -24,7 +26,9 @@ impl Case<'_> {
         report: Report,
         disposition: Disposition,
         mut replies: Replies<'_>,
+        run: Option<Run>,
     ) -> Ending {
+        let ran_to_an_end = matches!(report.outcome, Outcome::Ran(_)) && disposition == Disposition::Done;
         let (reason, status) = match &report.outcome {
             Outcome::Ran(verdict) => (None, Some(verdict.status)),
             Outcome::Rejected(rejection) => {
@@ -45,33 +49,74 @@ impl Case<'_> {
             Outcome::NotBegun => (None, None),
             Outcome::Cancelled => (Some(outcome::cancelled()), Some(Status::Cancelled)),
         };
+        if let Some(status) = status {
+            self.trace.outcome(status);
+            self.note(&report.outcome, status, reason.as_ref(), disposition);
+        }
         let final_status =
             status.filter(|_| matches!(disposition, Disposition::Done | Disposition::DeadLetter));
         if let Some(status) = final_status {
             let result = self.result(report, status, reason.clone(), &mut replies);
-            let metrics = &self.worker.metrics;
-            let results = self.worker.names.results();
-            match replies.result(&result).await {
-                Delivered::ToPublisher | Delivered::ToResults => {}
-                Delivered::Unroutable => {
-                    metrics.unroutable.inc();
-                    tracing::warn!("the reply queue is gone; the result went to {results}");
-                }
-                Delivered::Refused => {
-                    metrics.refused.inc();
-                    tracing::warn!(
-                        "the reply queue takes no messages, is it full? The result went to {results}"
-                    );
-                }
-            }
+            let begun = Instant::now();
+            self.publish(&result, &mut replies).await;
+            self.trace.step("publish", begun, Instant::now());
             let dropped = replies.dropped();
             if dropped > 0 {
-                metrics.dropped.inc_by(dropped);
+                self.worker.metrics.dropped.inc_by(dropped);
                 tracing::warn!(dropped, "events could not be delivered for too long, and were dropped");
             }
             self.metrics.jobs(status).inc();
+            // Cancelled: not wanted then, but whoever publishes it again may want it.
+            if let Some(run) = run.filter(|_| ran_to_an_end && status != Status::Cancelled) {
+                run.over(&result);
+            }
         }
         Ending { disposition, reason }
+    }
+
+    /// Answers a job that was published again with the result that it had.
+    pub(super) async fn repeat(&self, known: &JobResult, mut replies: Replies<'_>) -> Ending {
+        tracing::info!("published again: answered with the result that it had");
+        self.metrics.repeated.inc();
+        let result = JobResult { envelope: replies.envelope(), repeated: true, dropped: 0, ..known.clone() };
+        self.publish(&result, &mut replies).await;
+        Ending { disposition: Disposition::Done, reason: None }
+    }
+
+    async fn publish(&self, result: &JobResult, replies: &mut Replies<'_>) {
+        let metrics = &self.worker.metrics;
+        let results = self.worker.names.results();
+        match replies.result(result).await {
+            Delivered::ToPublisher | Delivered::ToResults => {}
+            Delivered::Unroutable => {
+                metrics.unroutable.inc();
+                tracing::warn!("the reply queue is gone; the result went to {results}");
+            }
+            Delivered::Refused => {
+                metrics.refused.inc();
+                tracing::warn!("the reply queue takes no messages, is it full? The result went to {results}");
+            }
+        }
+    }
+
+    /// Keeps what ended badly for `/status`.
+    fn note(&self, outcome: &Outcome, status: Status, reason: Option<&Error>, disposition: Disposition) {
+        if matches!(status, Status::Succeeded | Status::Cancelled) {
+            return;
+        }
+        let verdict = if let Outcome::Ran(verdict) = outcome { Some(verdict) } else { None };
+        let error = reason.or_else(|| verdict.and_then(|v| v.error.as_ref()));
+        let message = match (error, verdict.and_then(|v| v.end)) {
+            (Some(error), _) => error.message.clone(),
+            (None, Some(End::Code(code))) => format!("exit code {code}"),
+            (None, Some(End::Signal(signal))) => format!("signal {signal}"),
+            (None, None) => String::new(),
+        };
+        self.worker.failures.push(Failure {
+            kind: error.map(|error| error.kind),
+            retried: matches!(disposition, Disposition::Retry(..)),
+            ..Failure::new(&self.id, self.pool, self.attempt, status, &message)
+        });
     }
 
     fn result(
@@ -112,6 +157,7 @@ impl Case<'_> {
             image: lease.as_ref().map(|l| l.image.clone()),
             container: lease.map(|l| l.container),
             dropped,
+            repeated: false,
             pool: self.pool.to_string(),
             worker: self.worker.config.name.clone(),
         }

@@ -21,10 +21,11 @@ pub(super) struct PoolSeries {
     pub(super) startup: [Histogram; 2],
     pub(super) queue_wait: Histogram,
     pub(super) run: Histogram,
-    pub(super) jobs: [IntCounter; 6],
+    pub(super) jobs: [IntCounter; 7],
     pub(super) running: IntGauge,
     pub(super) deliveries: [IntCounter; 2],
     pub(super) adopted: IntCounter,
+    pub(super) repeated: IntCounter,
     pub(super) output: [IntCounter; 2],
 }
 
@@ -59,6 +60,11 @@ impl WorkerMetrics {
             "Deliveries that came back while their job was in hand or just over, and caused no second run.",
             &["pool"],
         );
+        let repeated: IntCounterVec = metrics.counters(
+            "jobs_repeated_total",
+            "Jobs that were published again, and answered with the result that they had.",
+            &["pool"],
+        );
         let output: IntCounterVec =
             metrics.counters("output_bytes_total", "Bytes that jobs printed.", &["pool", "stream"]);
         let series = |pool: &PoolName| {
@@ -71,6 +77,7 @@ impl WorkerMetrics {
                 running: running.with_label_values(&[p]),
                 deliveries: ["false", "true"].map(|r| deliveries.with_label_values(&[p, r])),
                 adopted: adopted.with_label_values(&[p]),
+                repeated: repeated.with_label_values(&[p]),
                 output: Stream::ALL.map(|s| output.with_label_values(&[p, s.as_str()])),
             };
             (pool.clone(), series)

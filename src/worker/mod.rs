@@ -9,8 +9,9 @@
 //! A container that is lost when it was told to start the job may have begun it. Then the delivery goes back as another attempt, at
 //! once; nothing runs twice under one number.
 //!
-//! A delivery that comes back while its job is in hand, or just over, is no second job: `claims.rs`. Requests to all
-//! workers, such as to cancel a job, come another way: `control.rs`.
+//! A delivery that comes back while its job is in hand, or just over, is no second job: `claims.rs`. Neither is a job that is
+//! published again: `remembered.rs`. Requests to all
+//! workers, such as to cancel a job, come another way: `control.rs`; those who look on at a job: `onlooking.rs`.
 //!
 //! A pool with `concurrency = 4` has four seats. A seat has a channel of its own on either connection
 //! and one job at a time, so the number of seats is the only limit on intake there has to be. `case.rs` is what a
@@ -19,12 +20,16 @@
 mod case;
 mod claims;
 mod control;
+mod died;
 mod ending;
 mod metrics;
+mod onlooking;
+mod remembered;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use wildmatch::WildMatch;
@@ -32,10 +37,12 @@ use wildmatch::WildMatch;
 use self::case::Case;
 use self::claims::{Claimed, Claims, Unheard};
 use self::metrics::WorkerMetrics;
+use self::remembered::Remembered;
 use crate::broker::{Broker, Settle};
 use crate::config::WorkerConfig;
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
+use crate::failures::Failures;
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::running::Running;
@@ -49,6 +56,9 @@ pub struct Worker {
     broker: Arc<dyn Broker>,
     running: Running,
     claims: Claims,
+    remembered: Remembered,
+    failures: Failures,
+    room_for_onlookers: Arc<Semaphore>,
     metrics: WorkerMetrics,
 }
 
@@ -73,7 +83,27 @@ impl Worker {
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
-        Worker { config, retry_delays, names, pools, broker, running, claims: Claims::default(), metrics }
+        let (claims, failures) = (Claims::default(), Failures::default());
+        let remembered = Remembered::new(config.remember);
+        let room_for_onlookers = onlooking::room();
+        Worker {
+            config,
+            retry_delays,
+            names,
+            pools,
+            broker,
+            running,
+            claims,
+            remembered,
+            failures,
+            room_for_onlookers,
+            metrics,
+        }
+    }
+
+    /// The last attempts that ended badly.
+    pub fn failures(&self) -> Failures {
+        self.failures.clone()
     }
 
     /// Whether anything may be sent to this queue.

@@ -48,6 +48,7 @@ fn a_message_goes_round_with_all_its_properties() {
             troubles: 1,
             failures: 1,
             delivery_count: 0,
+            death: None,
             headers: vec![("x-one".into(), "1".into()), ("x-two".into(), "zwei".into())],
         };
         let job = Message { properties: sent.clone(), ..message(&queue, "{}") };

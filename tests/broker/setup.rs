@@ -15,7 +15,7 @@ use prewarm::broker::topology::Topology;
 use prewarm::broker::{
     Broker, BrokerError, Consumer, Delivery, Message, Properties, Publisher, Routed, Target,
 };
-use prewarm::config::{BrokerConfig, TlsConfig, TopologyMode};
+use prewarm::config::{BrokerConfig, Expired, TlsConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use prewarm::contract::topology::{Names, RETRY_DELAYS};
 use tokio::sync::RwLock;
@@ -85,6 +85,7 @@ pub fn config(url: String, prefix: &str) -> BrokerConfig {
         delivery_limit: 20,
         reply_patience: Duration::from_secs(30),
         retry_delays: RETRY_DELAYS.into(),
+        expired: Expired::Dead,
     }
 }
 

@@ -322,7 +322,7 @@ impl Broker {
         let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         let retries = [1000, 10_000, 60_000, 300_000].map(|ms| format!("{}.retry.{ms}ms", self.prefix));
-        let mut queues = vec![self.dead(), self.results()];
+        let mut queues = vec![self.dead(), self.results(), format!("{}.died", self.prefix)];
         queues.extend(pools.into_iter().map(|pool| self.pool_queue(pool)));
         queues.extend(retries.clone());
         for queue in queues {

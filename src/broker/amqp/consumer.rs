@@ -1,4 +1,4 @@
-//! Takes one pool's deliveries, through outages.
+//! Takes one queue's deliveries, through outages.
 //!
 //! ```text
 //!        next()            both lines up            consuming
@@ -33,14 +33,13 @@ use super::properties;
 use super::{Shared, channel_backoff};
 use crate::broker::topology::consumer_arguments;
 use crate::broker::{BrokerError, Consumer, Delivery, Origin, Receipt, Settle};
-use crate::contract::PoolName;
 use crate::retry::Backoff;
 
 const REQUEUE: BasicNackOptions = BasicNackOptions { multiple: false, requeue: true };
 
 pub(super) struct AmqpConsumer {
     shared: Arc<Shared>,
-    pool: PoolName,
+    queue: String,
     /// Kept between calls of `next`: one that is given up early and often must not keep us from ever opening.
     opening: Option<BoxFuture<'static, Session>>,
     session: Option<Session>,
@@ -58,10 +57,10 @@ struct Session {
 }
 
 impl AmqpConsumer {
-    pub(super) fn new(shared: Arc<Shared>, pool: PoolName) -> AmqpConsumer {
+    pub(super) fn new(shared: Arc<Shared>, queue: String) -> AmqpConsumer {
         AmqpConsumer {
             shared,
-            pool,
+            queue,
             opening: None,
             session: None,
             backoff: channel_backoff(),
@@ -75,7 +74,7 @@ impl AmqpConsumer {
         } else {
             let opening = self.opening.get_or_insert_with(|| {
                 let delay = std::mem::take(&mut self.delay);
-                Box::pin(Session::open(self.shared.clone(), self.pool.clone(), delay))
+                Box::pin(Session::open(self.shared.clone(), self.queue.clone(), delay))
             });
             let session = opening.await;
             self.opening = None;
@@ -105,7 +104,7 @@ impl Consumer for AmqpConsumer {
                 // With a lost connection a stream can pend for ever.
                 reason = session.link.lost() => reason,
             };
-            tracing::debug!(pool = %self.pool, reason = lost, "consumer lost; opening another");
+            tracing::debug!(queue = self.queue, reason = lost, "consumer lost; opening another");
             if let Some(session) = self.session.take() {
                 self.delay = self.backoff.next_after(session.since.elapsed());
                 session.close().await;
@@ -123,8 +122,7 @@ impl Consumer for AmqpConsumer {
 
 impl Session {
     /// A consuming channel, however long that takes.
-    async fn open(shared: Arc<Shared>, pool: PoolName, delay: Duration) -> Session {
-        let queue = shared.names.pool_queue(&pool);
+    async fn open(shared: Arc<Shared>, queue: String, delay: Duration) -> Session {
         let mut trouble = Trouble::none(shared.clone());
         let mut backoff = channel_backoff();
         tokio::time::sleep(delay).await;

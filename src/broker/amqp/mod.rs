@@ -103,7 +103,7 @@ impl Amqp {
     ) -> Result<Amqp, BrokerError> {
         let addresses = Addresses::of(config)?;
         let names = Names::new(&config.prefix);
-        let topology = Arc::new(Topology::new(&names, pools, config.delivery_limit, &config.retry_delays));
+        let topology = Arc::new(Topology::of(config, &names, pools));
         let health = Arc::new(Health::new(metrics));
         let closing = CancellationToken::new();
         let start = |part, role, prepare| {
@@ -151,7 +151,11 @@ impl Amqp {
 #[async_trait]
 impl Broker for Amqp {
     fn consumer(&self, pool: &PoolName) -> Box<dyn Consumer> {
-        Box::new(AmqpConsumer::new(self.shared.clone(), pool.clone()))
+        Box::new(AmqpConsumer::new(self.shared.clone(), self.shared.names.pool_queue(pool)))
+    }
+
+    fn died(&self) -> Box<dyn Consumer> {
+        Box::new(AmqpConsumer::new(self.shared.clone(), self.shared.names.died()))
     }
 
     fn publisher(&self) -> Box<dyn Publisher> {

@@ -66,7 +66,7 @@ pub async fn probe<'a>(
         Err(error) => return vec![Err(error)],
     };
     let names = Names::new(&config.prefix);
-    let topology = Topology::new(&names, pools, config.delivery_limit, &config.retry_delays);
+    let topology = Topology::of(config, &names, pools);
     let mut reports = Vec::new();
     for address in addresses {
         reports.push(probe_one(config, &topology, &address).await);

@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::link::short;
 use crate::broker::Properties;
+use crate::broker::death::Death;
 use crate::contract::topology::{
     ATTEMPTS_HEADER, DELIVERY_COUNT_HEADER, FAILURES_HEADER, TRACEPARENT_HEADER, TROUBLES_HEADER,
 };
@@ -31,6 +32,7 @@ pub(crate) fn decode(raw: &BasicProperties) -> Properties {
         // Publishers choose the timestamp, up to what doesn't fit a SystemTime.
         timestamp: raw.timestamp().and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))),
         priority: *raw.priority(),
+        death: Death::newest(raw),
         ..Properties::default()
     };
     for (name, value) in raw.headers().iter().flat_map(FieldTable::inner) {
@@ -48,7 +50,7 @@ pub(crate) fn decode(raw: &BasicProperties) -> Properties {
     ours
 }
 
-/// What we send. A delivery count is the broker's to set, so it isn't sent.
+/// What we send. A delivery count is the broker's to set, and so is a death: they aren't sent.
 pub(crate) fn encode(ours: &Properties) -> BasicProperties {
     let mut headers = FieldTable::default();
     let mut header = |name: &str, value: &str| {
@@ -142,6 +144,7 @@ mod tests {
             troubles: 2,
             failures: 1,
             delivery_count: 0,
+            death: None,
             headers: vec![("x-prewarm-pool".into(), "build".into()), ("x-prewarm-reason".into(), "é".into())],
         };
         let raw = encode(&sent);

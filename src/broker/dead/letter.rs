@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::broker::amqp::link::short;
 use crate::broker::amqp::properties;
+use crate::broker::death::Death;
 use crate::contract::PoolName;
 use crate::contract::event::timestamp;
 use crate::contract::topology::{
@@ -51,7 +52,7 @@ impl Letter {
         let ours = properties::decode(raw);
         let header =
             |name: &str| ours.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-        let death = newest_death(raw);
+        let death = Death::newest(raw);
         let by_broker =
             death.as_ref().filter(|death| death.pool(names).is_some() || header(REASON_HEADER).is_none());
         let letter = Letter {
@@ -68,7 +69,7 @@ impl Letter {
             (Some(death), _) => Letter {
                 pool: death.pool(names),
                 kind: death.reason.to_owned(),
-                reason: death.words(limit),
+                reason: death.words(Some(limit)),
                 died: death.at,
                 ..letter
             },
@@ -82,51 +83,6 @@ impl Letter {
             },
             (None, None) => letter,
         }
-    }
-}
-
-/// An entry of `x-death`.
-struct Death<'a> {
-    queue: &'a str,
-    reason: &'a str,
-    at: Option<SystemTime>,
-}
-
-impl Death<'_> {
-    fn pool(&self, names: &Names) -> Option<PoolName> {
-        names.pool_of(self.queue)
-    }
-
-    fn words(&self, limit: u32) -> String {
-        let queue = self.queue;
-        match self.reason {
-            "delivery_limit" => format!(
-                "given out more often than broker.delivery_limit ({limit}) without being settled; did it kill its workers?"
-            ),
-            "expired" => format!("it waited in '{queue}' for longer than its publisher's expiration"),
-            "rejected" => format!("something that is no prewarm rejected it from '{queue}'"),
-            other => format!("the broker dead-lettered it from '{queue}': {other}"),
-        }
-    }
-}
-
-/// The newest entry of `x-death`, if there is one that can be read.
-fn newest_death(raw: &BasicProperties) -> Option<Death<'_>> {
-    let deaths = raw.headers().as_ref()?.inner().get("x-death")?;
-    let AMQPValue::FieldArray(deaths) = deaths else { return None };
-    let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else { return None };
-    let at = match newest.inner().get("time") {
-        Some(AMQPValue::Timestamp(at)) => UNIX_EPOCH.checked_add(Duration::from_secs(*at)),
-        _ => None,
-    };
-    Some(Death { queue: text(newest, "queue")?, reason: text(newest, "reason")?, at })
-}
-
-fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
-    match table.inner().get(name)? {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
-        AMQPValue::ShortString(text) => Some(text.as_str()),
-        _ => None,
     }
 }
 

@@ -47,6 +47,13 @@ impl Progress {
         let _ = std::io::stderr().write_all(line.as_bytes());
     }
 
+    /// On a terminal, if nothing else is written there: stdout goes elsewhere, or is `quiet`.
+    pub fn say_if_alone(&self, quiet: bool, far: impl FnOnce() -> String) {
+        if self.terminal && (quiet || !std::io::stdout().is_terminal()) {
+            self.say("", &far());
+        }
+    }
+
     /// Leaves the terminal's line empty for what comes next.
     pub fn end(&self) {
         if self.terminal {

@@ -149,7 +149,7 @@ fn cut(text: &str, most: usize) -> String {
 }
 
 /// As people say it: the largest unit alone.
-pub(super) fn age(age: Duration) -> String {
+pub(in crate::cli) fn age(age: Duration) -> String {
     match age.as_secs() {
         s @ 0..60 => format!("{s}s"),
         s @ 60..3600 => format!("{}m", s / 60),

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LONGEST: u64 = 16 << 20;
 
 /// What is at a URL or in a file.
-pub(super) fn read(from: &str) -> Result<String, String> {
+pub(in crate::cli) fn read(from: &str) -> Result<String, String> {
     match from.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => get(Url::parse(rest)?, PATIENCE),
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => {

@@ -1,0 +1,81 @@
+//! `prewarm submit --follow`: one job, its output as it comes, its exit code as ours.
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Args, Failed, cancel, new_id, properties};
+use crate::broker::BrokerError;
+use crate::broker::client::{Client, Replies, Sender};
+use crate::cli::interrupt;
+use crate::cli::reply::{final_code, json_line, parse, pass_through, remarks};
+use crate::config::BrokerConfig;
+use crate::contract::topology::{LOG, RESULT, STARTED};
+
+pub(super) async fn follow(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, Failed> {
+    let asked = match interrupt::first() {
+        Ok(asked) => asked,
+        Err(error) => {
+            eprintln!("prewarm: Ctrl-C will not cancel the job: {error}");
+            CancellationToken::new()
+        }
+    };
+    let (sender, mut replies) = Client::connect(broker, "prewarm submit").await?.split();
+    let id = args.id.clone().unwrap_or_else(new_id);
+    sender.submit_as(&args.job.pool, &properties(&sender, args, &id), &body).await?;
+    let code = until_result(&sender, &mut replies, &id, args.json, &asked).await;
+    let code = code.map_err(|error| Failed { id: Some(id), error })?;
+    sender.close().await;
+    Ok(code)
+}
+
+async fn until_result(
+    sender: &Sender,
+    replies: &mut Replies,
+    id: &str,
+    json: bool,
+    asked: &CancellationToken,
+) -> Result<u8, BrokerError> {
+    let mut cancelled = false;
+    let mut attempt = 1;
+    loop {
+        let reply = tokio::select! {
+            reply = replies.next() => reply?,
+            () = asked.cancelled(), if !cancelled => {
+                cancelled = true;
+                let told = match cancel(sender, id).await? {
+                    true => "cancelling the job",
+                    false => "no worker is there to cancel the job, which stays in its queue",
+                };
+                eprintln!("prewarm: {told}; Ctrl-C again leaves it");
+                continue;
+            }
+        };
+        let kind = reply.properties.kind.clone().unwrap_or_default();
+        let value = parse(&reply);
+        // Workers answer to a cancellation here too; and an id given by hand may be another job's as well.
+        if !matches!(kind.as_str(), STARTED | LOG | RESULT) || value["job_id"] != id {
+            continue;
+        }
+        if let Some(now) = value["attempt"].as_u64().filter(|now| *now > attempt) {
+            attempt = now;
+            if !json {
+                eprintln!("prewarm: attempt {attempt}: the job is run again");
+            }
+        }
+        let code = (kind == RESULT).then(|| final_code(&value));
+        show(&kind, value, json);
+        if let Some(code) = code {
+            return Ok(code);
+        }
+    }
+}
+
+fn show(kind: &str, reply: Value, json: bool) {
+    match kind {
+        _ if json => json_line(kind, reply, &[]),
+        LOG => pass_through(&reply),
+        RESULT => remarks(&reply),
+        _ => {}
+    }
+}

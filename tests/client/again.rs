@@ -1,0 +1,104 @@
+//! Jobs that are published again.
+
+use crate::support::broker::{Job, RESULT, Reply};
+use crate::support::worker::{Site, run};
+
+/// The results of a job that was published twice.
+async fn both(site: &Site, job: &Job) -> Vec<Reply> {
+    let results = |replies: &[Reply]| replies.iter().filter(|r| r.kind == RESULT).count();
+    let replies = site.broker.until(job, |replies| results(replies) == 2).await;
+    replies.into_iter().filter(|r| r.kind == RESULT).collect()
+}
+
+/// A folder of the host's that jobs write to, and what is written in a file there.
+fn marks(site: &Site) -> (String, impl Fn(&str) -> usize) {
+    let dir = site.dir.join("marks");
+    std::fs::create_dir(&dir).unwrap();
+    let mount = format!("mounts = [{{ source = {dir:?}, target = \"/marks\" }}]");
+    let count = move |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default().lines().count();
+    (mount, count)
+}
+
+#[test]
+fn a_job_that_is_published_again_is_answered_and_not_run() {
+    run(async |site: &Site| {
+        let (mount, runs) = marks(site);
+        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+        // Over, whatever its exit code.
+        for code in [0, 3] {
+            let name = format!("job{code}");
+            let job = Job::shell(&format!("echo run >>/marks/{name}; echo out; exit {code}"));
+            let job = site.broker.submit("box", job).await;
+            site.broker.finished(&job).await;
+            site.broker.submit("box", job.clone()).await;
+            let [first, second] = &both(site, &job).await[..] else { panic!() };
+            assert_eq!(runs(&name), 1);
+            assert_eq!((&second.body["repeated"], &second.body["seq"]), (&true.into(), &0.into()));
+            assert!(first.body.get("repeated").is_none());
+            for field in ["status", "exit_code", "stdout", "container", "timings_ms", "job_id"] {
+                assert_eq!(first.body[field], second.body[field], "{field}");
+            }
+            assert_eq!(first.properties.correlation_id(), second.properties.correlation_id());
+        }
+        // Another body under the same id is another job; so is each without an id.
+        let mut job = Job::shell("echo run >>/marks/body");
+        job = site.broker.submit("box", job).await;
+        site.broker.finished(&job).await;
+        job.body.push(b' ');
+        site.broker.submit("box", job.clone()).await;
+        both(site, &job).await;
+        assert_eq!(runs("body"), 2);
+        let metrics = worker.metrics().await;
+        assert_eq!(metrics.get("prewarm_jobs_repeated_total", &[("pool", "box")]), 2.0);
+        assert!(worker.stop().await.success());
+        assert_eq!(site.broker.ready(&site.broker.pool_queue("box")).await, 0);
+    });
+}
+
+#[test]
+fn while_it_runs_the_second_one_waits_for_its_result() {
+    run(async |site: &Site| {
+        let (mount, runs) = marks(site);
+        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 2\n{mount}")).ready().await;
+        let job = Job::shell("echo run >>/marks/job; until [ -e /marks/go ]; do sleep 0.05; done");
+        let job = site.broker.submit("box", job).await;
+        site.broker.started(&job).await;
+        site.broker.submit("box", job.clone()).await;
+        crate::support::worker::eventually("it waits", async || {
+            worker.log().contains("published again while it runs here").then_some(())
+        })
+        .await;
+        std::fs::write(site.dir.join("marks/go"), "").unwrap();
+        let results = both(site, &job).await;
+        assert_eq!((runs("job"), &results[1].body["repeated"]), (1, &true.into()));
+
+        // Cancelled, it is as if it had never been here: so the second is cancelled for itself.
+        let job = site.broker.submit("box", Job::shell("echo up; sleep 60")).await;
+        site.broker.started(&job).await;
+        site.broker.submit("box", job.clone()).await;
+        crate::call(&worker, &["cancel", &job.id]).ok("cancel");
+        for result in both(site, &job).await {
+            assert_eq!((&result.body["status"], result.body.get("repeated")), (&"cancelled".into(), None));
+        }
+        assert!(worker.stop().await.success());
+    });
+}
+
+#[test]
+fn it_is_forgotten_after_its_time_and_can_be_switched_off() {
+    run(async |site: &Site| {
+        let (mount, runs) = marks(site);
+        for remember in ["0s", "200ms"] {
+            let setup = site.worker().set(&format!("remember = \"{remember}\""));
+            let worker = setup.pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+            let name = format!("job{remember}");
+            let job = site.broker.submit("box", Job::shell(&format!("echo run >>/marks/{name}"))).await;
+            site.broker.finished(&job).await;
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            site.broker.submit("box", job.clone()).await;
+            both(site, &job).await;
+            assert_eq!(runs(&name), 2, "{remember}");
+            assert!(worker.stop().await.success());
+        }
+    });
+}
