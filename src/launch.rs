@@ -9,9 +9,10 @@ use bytes::Bytes;
 
 use crate::attempt::Plan;
 use crate::config::{Isolation, PoolConfig};
+use crate::contract::content::File;
 use crate::contract::job::{Env, Rejection};
 use crate::engine::Image;
-use crate::engine::link::{self, Stdin};
+use crate::engine::link::{self, Beside, Stdin};
 
 /// What stops a container whose image names no STOPSIGNAL, as in Docker.
 const SIGTERM: u8 = 15;
@@ -25,6 +26,10 @@ pub struct Order<'a> {
     pub env: &'a Env,
     /// Without it, `/dev/null`.
     pub stdin: Option<Bytes>,
+    /// To be put in place before.
+    pub files: &'a [File],
+    /// Which files are wanted when it is over.
+    pub artifacts: &'a [String],
     /// The trace that it is part of.
     pub traceparent: Option<&'a str>,
     /// How long it may run.
@@ -41,13 +46,22 @@ pub fn plan(image: &Image, pool: &PoolConfig, order: Order<'_>) -> Result<(Plan,
     let argv = argv(image, pool, order.args)?;
     let env = environment(image, pool, order.env, order.traceparent);
     let stdin = if order.stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
-    let start = link::start_frame(&argv, &env, stdin).map_err(|e| Rejection::of("env", e.to_string()))?;
+    let beside = Beside {
+        files: order.files.len(),
+        wanted: order.artifacts,
+        artifacts_max: pool.artifacts.max,
+        bytes_max: pool.artifacts.size,
+    };
+    let start =
+        link::start_frame(&argv, &env, stdin, &beside).map_err(|e| Rejection::of("env", e.to_string()))?;
     let plan = Plan {
         start,
+        files: order.files.to_vec(),
         stdin: order.stdin,
         timeout: order.timeout,
         stop_signal: image.stop_signal.as_deref().and_then(signal_number).unwrap_or(SIGTERM),
         stop_grace: order.stop_grace,
+        collect: pool.artifacts.timeout,
     };
     // argv is not empty: that was refused.
     Ok((plan, argv.into_iter().next().unwrap_or_default()))

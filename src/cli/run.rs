@@ -72,6 +72,8 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
             args: argv.as_deref(),
             env: &env,
             stdin,
+            files: &[],
+            artifacts: &[],
             traceparent: None,
             timeout,
             stop_grace: pool.stop_grace,
@@ -117,6 +119,8 @@ async fn pass_through(mut happenings: mpsc::Receiver<Happening>) -> Option<Insta
                 continue;
             }
             Happening::Output(stream, bytes) => (stream, bytes),
+            // None are asked for.
+            Happening::Artifact(_) => continue,
         };
         // Blocking writes, since whoever reads sets the pace; a closed pipe ends the job, as it does with `docker run`.
         let written = tokio::task::block_in_place(|| match stream {

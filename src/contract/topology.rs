@@ -30,6 +30,8 @@ pub const STARTED: &str = "prewarm.started.v1";
 pub const LOG: &str = "prewarm.log.v1";
 /// AMQP `type` of a reply: how the attempt ended; exactly one per attempt, the last.
 pub const RESULT: &str = "prewarm.result.v1";
+/// AMQP `type` of a reply: a piece of an artifact that is too large for the result.
+pub const ARTIFACT: &str = "prewarm.artifact.v1";
 
 /// How long a job that failed through our fault waits before its next attempts, unless `broker.retry_delays` says
 /// otherwise.

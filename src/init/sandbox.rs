@@ -14,7 +14,8 @@
 
 use core::ffi::CStr;
 
-use crate::child::{self, Ends, PATH_MAX};
+use crate::child::{self, Ends};
+use crate::glob::PATH_MAX;
 use crate::job::{Pipes, pipes};
 use crate::mounts::{self, Fate, Table};
 use crate::sys::isolate::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY};
@@ -74,7 +75,8 @@ pub struct Sandbox {
 pub struct Staged {
     pub pid: Pid,
     pub pipes: Pipes,
-    go: Fd,
+    /// A socket. What comes back through it, before a job whose artifacts are wanted begins, is its world.
+    pub go: Fd,
     pub state: Stage,
 }
 
@@ -96,7 +98,7 @@ pub enum News {
 }
 
 fn at(step: Step) -> impl Fn(Errno) -> Failed {
-    move |errno| Failed { step, errno: errno.0 }
+    move |errno| Failed::at(step, errno.0)
 }
 
 impl Sandbox {
@@ -149,7 +151,7 @@ impl Sandbox {
     pub fn stage(&self, environment: Environment) -> Result<(Staged, Mapping), Failed> {
         let start = Mapping::shared(START_MAX).map_err(at(Step::Memory))?;
         let (ours, ends) = pipes()?;
-        let (go, go_end) = sys::pipe().map_err(at(Step::Pipe))?;
+        let (go, go_end) = sys::socket_pair().map_err(at(Step::Pipe))?;
         match isolate::fork_isolated().map_err(at(Step::Namespaces))? {
             Fork::Parent(pid) => Ok((Staged { pid, pipes: ours, go: go_end, state: Stage::Making }, start)),
             Fork::Child => {
@@ -171,7 +173,13 @@ impl Sandbox {
         }
         let payload = &start[..(u32::from_le_bytes(length) as usize).min(START_MAX)];
         match StartHead::decode(payload) {
-            Ok((head, strings)) => child::become_entrypoint(head, strings, environment, ends),
+            Ok((head, strings)) => {
+                if head.wanted > 0 {
+                    // If that fails, init finds nothing there.
+                    let _ = sys::open(sys::OWN_MOUNTS).and_then(|world| sys::send_descriptor(go, &world));
+                }
+                child::become_entrypoint(head, strings, environment, ends)
+            }
             // Init has looked at it before.
             Err(_) => child::give_up(ends, at(Step::Protocol)(Errno(0))),
         }
@@ -198,6 +206,14 @@ impl Sandbox {
         self.become_user().map_err(at(Step::Credentials))?;
         if entered == Err(Errno::ACCES) { sys::chdir(self.directory) } else { entered }
             .map_err(at(Step::Chdir))
+    }
+
+    /// In a process of init's own: sees what the job whose world this is saw, as its user.
+    pub fn enter(&self, world: &Fd) -> sys::Result<()> {
+        sys::enter_mounts(world)?;
+        let entered = sys::chdir(self.directory);
+        self.become_user()?;
+        if entered == Err(Errno::ACCES) { sys::chdir(self.directory) } else { entered }
     }
 
     fn make_root(&self) -> sys::Result<()> {

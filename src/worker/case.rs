@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claim, Incoming, Unheard};
 use super::metrics::PoolSeries;
 use super::{Shutdown, Worker};
+use crate::artifacts::{Collected, Collector};
 use crate::attempt::{self, AttemptError, Controls, Ended, Plan};
 use crate::broker::{Properties, Publisher};
 use crate::config::{PoolConfig, WorkerConfig};
@@ -18,7 +18,7 @@ use crate::launch::{self, Order};
 use crate::outcome::{self, Met, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
-use crate::replies::{Replies, StartFacts};
+use crate::replies::{Followed, Replies, StartFacts};
 
 /// One delivery, while it is here.
 pub(super) struct Case<'a> {
@@ -39,6 +39,7 @@ pub(super) struct Report {
     pub(super) startup: Option<Duration>,
     pub(super) ran: Option<Duration>,
     pub(super) output: Option<Output>,
+    pub(super) collected: Option<Collected>,
 }
 
 pub(super) struct LeaseFacts {
@@ -50,7 +51,7 @@ pub(super) struct LeaseFacts {
 
 impl Report {
     fn only(outcome: Outcome) -> Report {
-        Report { outcome, lease: None, startup: None, ran: None, output: None }
+        Report { outcome, lease: None, startup: None, ran: None, output: None, collected: None }
     }
 }
 
@@ -160,6 +161,29 @@ impl<'a> Case<'a> {
                 format!("{asked} is more than the most of pool {}, {max}", self.pool),
             ));
         }
+        let limits = &self.config.files;
+        if job.files.0.len() > limits.max {
+            let message = format!(
+                "{} files are more than the most of pool {}, {}",
+                job.files.0.len(),
+                self.pool,
+                limits.max
+            );
+            return Err(Rejection::of("files", message));
+        }
+        if job.files.bytes() > limits.size {
+            let message = format!(
+                "{} bytes are more than the most of pool {}, {}",
+                job.files.bytes(),
+                self.pool,
+                limits.size
+            );
+            return Err(Rejection::of("files", message));
+        }
+        if self.config.artifacts.max == 0 && !job.artifacts.0.is_empty() {
+            let message = format!("pool {} returns none: its artifacts.max is 0", self.pool);
+            return Err(Rejection::of("artifacts", message));
+        }
         Ok(job)
     }
 
@@ -199,14 +223,15 @@ impl<'a> Case<'a> {
             cancel: listed.cancel.clone(),
             hurry: CancellationToken::new(),
         };
-        let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
+        let (result, followed) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
         let ran = result.as_ref().ok().map(|ended| ended.ran);
         Report {
             outcome: Outcome::of(result, &executable, timeout),
             lease: Some(facts),
-            startup: started.map(|at| at.saturating_duration_since(self.received)),
+            startup: followed.started.map(|at| at.saturating_duration_since(self.received)),
             ran,
-            output: Some(output),
+            output: Some(followed.output),
+            collected: followed.collected,
         }
     }
 
@@ -220,7 +245,9 @@ impl<'a> Case<'a> {
         let order = Order {
             args: job.args.as_deref(),
             env: &job.env,
-            stdin: job.stdin.clone().map(Bytes::from),
+            stdin: job.stdin.as_ref().map(|stdin| stdin.0.clone()),
+            files: &job.files.0,
+            artifacts: &job.artifacts.0,
             traceparent: properties.traceparent.as_deref(),
             timeout,
             stop_grace: self.config.stop_grace,
@@ -238,9 +265,12 @@ impl<'a> Case<'a> {
         job: &Job,
         replies: &mut Replies<'_>,
         controls: &Controls,
-    ) -> (Result<Ended, AttemptError>, Option<Instant>, Output) {
+    ) -> (Result<Ended, AttemptError>, Followed) {
         let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
         let output = Output::new(job, self.config.logs_limit);
+        let wanted = &job.artifacts.0;
+        let collector =
+            (!wanted.is_empty()).then(|| Collector::new(wanted, self.config.artifacts, replies.events()));
         let start = StartFacts {
             pool: self.pool.as_str(),
             worker: &self.worker.config.name,
@@ -250,20 +280,19 @@ impl<'a> Case<'a> {
         };
         let (result, followed) = tokio::join!(
             attempt::run(lease, plan, controls, happen),
-            replies.follow(output, start, happenings, &controls.hurry),
+            replies.follow(output, collector, start, happenings, &controls.hurry),
         );
-        let (output, started) = followed;
-        if let Some(at) = started {
+        if let Some(at) = followed.started {
             let startup = at.saturating_duration_since(self.received);
             self.metrics.startup(facts.kind).observe(startup.as_secs_f64());
             tracing::debug!(lease = facts.kind.as_str(), container = %facts.container, ?startup, "started");
         }
         for stream in Stream::ALL {
-            self.metrics.output(stream).inc_by(output.total(stream));
+            self.metrics.output(stream).inc_by(followed.output.total(stream));
         }
         if let Ok(ended) = &result {
             self.metrics.run.observe(ended.ran.as_secs_f64());
         }
-        (result, started, output)
+        (result, followed)
     }
 }

@@ -76,6 +76,8 @@ async fn run(env: Env, stack: &str) -> Result<(u8, String), String> {
         args: Some(&args),
         env: &env,
         stdin: None,
+        files: &[],
+        artifacts: &[],
         traceparent: None,
         timeout: PATIENCE,
         stop_grace: PATIENCE,

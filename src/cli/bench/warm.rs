@@ -78,6 +78,8 @@ impl Runner for Warm {
             args: self.job.args.as_deref(),
             env: &self.job.env,
             stdin: None,
+            files: &[],
+            artifacts: &[],
             traceparent: None,
             timeout: LONGEST_JOB,
             stop_grace: Duration::ZERO,
@@ -99,6 +101,7 @@ impl Runner for Warm {
                     Happening::Output(..) => {
                         sample.first_output.get_or_insert_with(|| begun.elapsed());
                     }
+                    Happening::Artifact(_) => {}
                 }
             }
         };
