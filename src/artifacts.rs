@@ -10,6 +10,7 @@ use crate::config::ArtifactsConfig;
 use crate::contract::artifact::{Artifact, Missed, MissedArtifact};
 use crate::contract::event::Data;
 use crate::init::parcel::{Miss, Record, Tag};
+use crate::redact::Secrets;
 
 /// Largest piece of an artifact in an event, in bytes.
 pub const PIECE_MAX: usize = 256 * 1024;
@@ -51,6 +52,8 @@ pub struct Collector {
     patterns: Vec<String>,
     limits: ArtifactsConfig,
     events: Events,
+    /// Masked in names; what is in files is as it is.
+    secrets: Option<Secrets>,
     inline_left: u64,
     /// What has come of a record that isn't complete.
     buffer: BytesMut,
@@ -90,11 +93,17 @@ enum Place {
 
 impl Collector {
     /// For a job that asked for these.
-    pub fn new(patterns: &[String], limits: ArtifactsConfig, events: Events) -> Collector {
+    pub fn new(
+        patterns: &[String],
+        limits: ArtifactsConfig,
+        events: Events,
+        secrets: Option<Secrets>,
+    ) -> Collector {
         Collector {
             patterns: patterns.to_vec(),
             limits,
             events,
+            secrets,
             inline_left: limits.inline,
             buffer: BytesMut::new(),
             open: None,
@@ -157,7 +166,11 @@ impl Collector {
                 true
             }
             (Tag::Missed, None) => {
-                let path = if body.is_empty() { self.patterns[pattern].clone() } else { text(body) };
+                let path = if body.is_empty() {
+                    self.shown(self.patterns[pattern].as_bytes())
+                } else {
+                    self.shown(body)
+                };
                 let missed = missed(path, record, &self.limits);
                 self.collected.missed.push(missed);
                 true
@@ -186,7 +199,7 @@ impl Collector {
             Place::Nowhere
         };
         self.open = Some(Open {
-            path: text(path),
+            path: self.shown(path),
             mode: record.detail & 0o777,
             size: record.number,
             got: 0,
@@ -228,6 +241,12 @@ impl Collector {
         self.collected.missed.push(MissedArtifact { path, reason, message });
     }
 
+    /// A path as it may be shown.
+    fn shown(&self, path: &[u8]) -> String {
+        let path = String::from_utf8_lossy(path);
+        self.secrets.as_ref().map_or_else(|| path.to_string(), |secrets| secrets.mask(&path))
+    }
+
     /// Nothing more comes: all that there is.
     pub fn finish(mut self) -> Collected {
         if self.end != End::Whole {
@@ -237,6 +256,7 @@ impl Collector {
                 self.miss(open.path, Missed::Interrupted, message.into());
             }
             for pattern in self.patterns.split_off(self.reached.min(self.patterns.len())) {
+                let pattern = self.shown(pattern.as_bytes());
                 self.miss(pattern, Missed::Interrupted, message.into());
             }
         }
@@ -278,10 +298,6 @@ impl Open {
     }
 }
 
-fn text(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
-}
-
 fn said(errno: u64) -> String {
     std::io::Error::from_raw_os_error(i32::try_from(errno).unwrap_or(0)).to_string()
 }
@@ -317,7 +333,7 @@ mod tests {
 
     fn collector(patterns: &[&str]) -> Collector {
         let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
-        Collector::new(&patterns, LIMITS, Events::Sent)
+        Collector::new(&patterns, LIMITS, Events::Sent, None)
     }
 
     fn file(pattern: u32, path: &str, content: &[u8]) -> Vec<u8> {
@@ -377,7 +393,7 @@ mod tests {
         let half = half.finish();
         assert_eq!(half.artifacts.len(), 1);
         assert_eq!(reasons(&half), [("b", Missed::Interrupted), ("b", Missed::Interrupted)]);
-        let mut nowhere = Collector::new(&["a".to_owned()], LIMITS, Events::Nowhere);
+        let mut nowhere = Collector::new(&["a".to_owned()], LIMITS, Events::Nowhere, None);
         let stream = [file(0, "a", b"more than eight"), end(0)].concat();
         assert_eq!(nowhere.push(&Bytes::from(stream)), []);
         assert_eq!(reasons(&nowhere.finish()), [("a", Missed::NoReplyQueue)]);

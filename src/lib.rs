@@ -10,7 +10,7 @@
 //!    ([`pool::planner`]).
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
-//! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
+//! 5. [`output`] masks secrets ([`redact`]; the job's own and those that its pool gives it, [`secrets`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
 //!    A job's files go ahead of its stdin, and [`artifacts`] come back when it is over, in pieces of the same stream.
 //! 6. EXITED releases the container. The pool retires it, and has already begun to replace it; or it serves again, where init
 //!    gives each job a world of its own (`init/sandbox.rs`), under a filter that [`seccomp`] makes.
@@ -56,6 +56,7 @@ pub mod replies;
 pub mod retry;
 pub mod running;
 pub mod seccomp;
+pub mod secrets;
 pub mod service;
 pub mod telemetry;
 pub mod worker;

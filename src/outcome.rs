@@ -9,6 +9,7 @@ use crate::contract::job::Rejection;
 use crate::contract::topology::RETRY_DELAYS;
 use crate::init::wire::{End, Exited, Failed, Step};
 use crate::pool::LeaseError;
+use crate::redact::Secrets;
 
 const SIGKILL: u8 = 9;
 const ENOENT: i32 = 2;
@@ -137,6 +138,19 @@ impl Outcome {
                 trouble(ErrorKind::ContainerLost, format!("the container was lost {lost}"))
             }
         }
+    }
+
+    /// The same, without these in its words.
+    #[must_use]
+    pub fn masked(mut self, secrets: &Secrets) -> Outcome {
+        match &mut self {
+            Outcome::Ran(Verdict { error: Some(error), .. })
+            | Outcome::Trouble(error)
+            | Outcome::PerhapsBegun(error) => error.message = secrets.mask(&error.message),
+            Outcome::Rejected(rejection) => rejection.message = secrets.mask(&rejection.message),
+            Outcome::Ran(_) | Outcome::NotBegun | Outcome::Cancelled => {}
+        }
+        self
     }
 
     /// A job that got no container.

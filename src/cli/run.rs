@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::pool::planner::Host;
 use crate::pool::{Owner, Pools};
+use crate::secrets;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -68,9 +69,14 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         };
         let timeout = args.job.timeout.unwrap_or(pool.timeout.default);
         let argv = args.job.args();
+        let given = match &pool.secrets_from {
+            Some(directory) => secrets::read(directory).map_err(|e| e.to_string())?,
+            None => Env::default(),
+        };
         let order = Order {
             args: argv.as_deref(),
             env: &env,
+            given: &given,
             stdin,
             files: &[],
             artifacts: &[],

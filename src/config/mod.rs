@@ -214,6 +214,8 @@ pub struct PoolConfig {
     pub stop_grace: Duration,
     /// `logs_limit`: bytes of output that are sent as log events for one job; default 10MiB.
     pub logs_limit: u64,
+    /// `secrets_from`: a directory whose files are variables of every job, masked wherever they show up.
+    pub secrets_from: Option<PathBuf>,
     /// `files` that a job may bring.
     pub files: FilesConfig,
     /// `artifacts` that a job may have returned.
@@ -285,6 +287,7 @@ impl PoolConfig {
             },
             stop_grace: Duration::from_secs(10),
             logs_limit: 10 << 20,
+            secrets_from: None,
             files: FilesConfig::default(),
             artifacts: ArtifactsConfig::default(),
             entrypoint: None,
@@ -332,6 +335,7 @@ impl PoolConfig {
             timeout: plain.timeout,
             stop_grace: plain.stop_grace,
             logs_limit: plain.logs_limit,
+            secrets_from: plain.secrets_from,
             files: plain.files,
             artifacts: plain.artifacts,
             max_jobs: plain.max_jobs,

@@ -1,6 +1,7 @@
 //! `[pool.NAME]`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::quoted;
@@ -18,6 +19,7 @@ use super::{
     ArtifactsConfig, FilesConfig, IdleConfig, Isolation, PoolConfig, Pull, Security, TimeoutConfig, Ulimit,
 };
 use crate::contract::content::FILES_MAX;
+use crate::secrets;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A job that may run for no time at all can't succeed.
@@ -60,6 +62,7 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
         within(duration, Duration::ZERO..=HOUR, "0s to 1h"),
     );
     let logs_limit = section.or("logs_limit", 10 * MIB, size);
+    let secrets_from = section.optional("secrets_from", secrets_from);
     let files = section.section("files", files);
     let artifacts = section.section("artifacts", artifacts);
     let entrypoint = section.optional("entrypoint", entrypoint);
@@ -121,6 +124,7 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
         timeout: timeout?,
         stop_grace: stop_grace?,
         logs_limit: logs_limit?,
+        secrets_from: secrets_from?,
         files: files?,
         artifacts: artifacts?,
         entrypoint: entrypoint?,
@@ -155,6 +159,15 @@ fn image(field: &mut Field<'_, '_>) -> Outcome<String> {
     let image = any_text(field)?;
     image::check(&image).map_err(|message| field.is_not(&format!("an image's name: {message}")))?;
     Ok(image)
+}
+
+/// It is read here to find what is wrong with it.
+fn secrets_from(field: &mut Field<'_, '_>) -> Outcome<PathBuf> {
+    let directory = text(field).map(|path| field.resolve(&path))?;
+    match secrets::read(&directory) {
+        Ok(_) => Ok(directory),
+        Err(fault) => Err(field.wrong(fault.to_string())),
+    }
 }
 
 /// `files = { max, size }`

@@ -104,6 +104,7 @@ fn everything_but_the_image_has_a_default() {
             timeout: TimeoutConfig { default: 3600 * second, max: 24 * 3600 * second },
             stop_grace: 10 * second,
             logs_limit: 10 << 20,
+            secrets_from: None,
             files: FilesConfig { max: 100, size: 16 << 20 },
             artifacts: ArtifactsConfig { max: 100, size: 64 << 20, inline: 256 << 10, timeout: 60 * second },
             entrypoint: None,
@@ -295,6 +296,7 @@ fn each_fault_of_a_pool_has_its_place() {
         ("env = { \"A=\" = \"x\" }", "16: pool.build.env.'A=': a variable's name must not"),
         ("env = { \"\" = \"x\" }", "14: pool.build.env.'': a variable's name must not"),
         ("env = [\"A=x\"]", "7: pool.build.env: not a table: write { NAME = \"value\" }"),
+        ("secrets_from = \"no/such\"", "16: pool.build.secrets_from: no/such: can't be read"),
         ("files = 5", "9: pool.build.files: not a section: write [pool.build.files]"),
         (
             "files = { max = 1001 }",
@@ -640,11 +642,11 @@ fn advice_is_no_fault() {
 
 #[test]
 fn the_password_is_never_shown() {
-    let urls = "[\"amqp://user:secret@h:1/v\", \"amqp://user:secret@i/v\"]";
+    let urls = "[\"amqp://user:passw0rd@h:1/v\", \"amqp://user:passw0rd@i/v\"]";
     let config = loaded(&format!("[broker]\nurl = {urls}\n{MINIMAL}"));
     assert_eq!(config.broker.addresses(), "amqp://h:1/v, amqp://i/v");
     let debug = format!("{config:?}");
-    assert!(debug.contains("amqp://h:1/v") && !debug.contains("secret"), "{debug}");
+    assert!(debug.contains("amqp://h:1/v") && !debug.contains("passw0rd"), "{debug}");
 }
 
 /// The example with some of its characters replaced, removed or inserted.

@@ -13,11 +13,12 @@ use crate::broker::{Properties, Publisher};
 use crate::config::{PoolConfig, WorkerConfig};
 use crate::contract::PoolName;
 use crate::contract::event::{LeaseKind, Stream};
-use crate::contract::job::{self, Job, Rejection};
+use crate::contract::job::{self, Env, Job, Rejection};
 use crate::launch::{self, Order};
 use crate::outcome::{self, Met, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
+use crate::redact::Secrets;
 use crate::replies::{Followed, Replies, StartFacts};
 
 /// One delivery, while it is here.
@@ -207,9 +208,15 @@ impl<'a> Case<'a> {
             Ok(lease) => lease,
             Err(error) => return Report::only(Outcome::no_container(&error)),
         };
-        let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
+        let given = self.worker.secrets.of(self.pool);
+        let secrets = secrets_of(&job, &given);
+        let masked = |outcome: Outcome| match &secrets {
+            Some(secrets) => outcome.masked(secrets),
+            None => outcome,
+        };
+        let (plan, executable) = match self.plan(&job, &given, &lease, properties, timeout) {
             Ok(plan) => plan,
-            Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
+            Err(rejection) => return Report::only(masked(Outcome::Rejected(rejection))),
         };
         let facts = LeaseFacts {
             kind: lease.kind,
@@ -223,10 +230,11 @@ impl<'a> Case<'a> {
             cancel: listed.cancel.clone(),
             hurry: CancellationToken::new(),
         };
-        let (result, followed) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
+        let (result, followed) =
+            self.attempt(lease, plan, &facts, &job, secrets.clone(), replies, &controls).await;
         let ran = result.as_ref().ok().map(|ended| ended.ran);
         Report {
-            outcome: Outcome::of(result, &executable, timeout),
+            outcome: masked(Outcome::of(result, &executable, timeout)),
             lease: Some(facts),
             startup: followed.started.map(|at| at.saturating_duration_since(self.received)),
             ran,
@@ -238,6 +246,7 @@ impl<'a> Case<'a> {
     fn plan(
         &self,
         job: &Job,
+        given: &Env,
         lease: &Lease,
         properties: &Properties,
         timeout: Duration,
@@ -245,6 +254,7 @@ impl<'a> Case<'a> {
         let order = Order {
             args: job.args.as_deref(),
             env: &job.env,
+            given,
             stdin: job.stdin.as_ref().map(|stdin| stdin.0.clone()),
             files: &job.files.0,
             artifacts: &job.artifacts.0,
@@ -263,14 +273,15 @@ impl<'a> Case<'a> {
         plan: Plan,
         facts: &LeaseFacts,
         job: &Job,
+        secrets: Option<Secrets>,
         replies: &mut Replies<'_>,
         controls: &Controls,
     ) -> (Result<Ended, AttemptError>, Followed) {
         let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
-        let output = Output::new(job, self.config.logs_limit);
         let wanted = &job.artifacts.0;
-        let collector =
-            (!wanted.is_empty()).then(|| Collector::new(wanted, self.config.artifacts, replies.events()));
+        let collector = (!wanted.is_empty())
+            .then(|| Collector::new(wanted, self.config.artifacts, replies.events(), secrets.clone()));
+        let output = Output::new(job.logs, self.config.logs_limit, secrets);
         let start = StartFacts {
             pool: self.pool.as_str(),
             worker: &self.worker.config.name,
@@ -295,4 +306,13 @@ impl<'a> Case<'a> {
         }
         (result, followed)
     }
+}
+
+/// What is masked in what a job prints, in its errors and in the names of its artifacts: the variables that it names as secrets, and those
+/// that its pool gives it, with the job's own value too where it sets one of these itself.
+fn secrets_of(job: &Job, given: &Env) -> Option<Secrets> {
+    let is_secret =
+        |name: &String| job.secrets.contains(name) || given.0.iter().any(|(given, _)| given == name);
+    let own = job.env.0.iter().filter(|(name, _)| is_secret(name));
+    Secrets::new(own.chain(&given.0).map(|(_, value)| value.as_bytes()))
 }

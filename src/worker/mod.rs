@@ -39,6 +39,7 @@ use crate::contract::topology::Names;
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::running::Running;
+use crate::secrets::PoolSecrets;
 
 /// What all seats share.
 pub struct Worker {
@@ -48,6 +49,7 @@ pub struct Worker {
     pools: Pools,
     broker: Arc<dyn Broker>,
     running: Running,
+    secrets: PoolSecrets,
     claims: Claims,
     metrics: WorkerMetrics,
 }
@@ -63,6 +65,7 @@ pub struct Shutdown {
 
 impl Worker {
     /// A worker over these pools and this broker.
+    #[expect(clippy::too_many_arguments, reason = "what all seats share, each of another kind")]
     pub fn new(
         config: WorkerConfig,
         retry_delays: Vec<Duration>,
@@ -70,10 +73,12 @@ impl Worker {
         pools: Pools,
         broker: Arc<dyn Broker>,
         running: Running,
+        secrets: PoolSecrets,
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
-        Worker { config, retry_delays, names, pools, broker, running, claims: Claims::default(), metrics }
+        let claims = Claims::default();
+        Worker { config, retry_delays, names, pools, broker, running, secrets, claims, metrics }
     }
 
     /// Whether anything may be sent to this queue.

@@ -1,10 +1,11 @@
 //! What a job brings and what it leaves: stdin, files and artifacts, over the real broker and engine, in both isolations,
-//! with hostile ones among them.
+//! with hostile ones among them; and the secrets that its pool gives it.
 //!
 //! Needs the servers and images of `deploy/test.sh`.
 
 mod brought;
 mod left;
+mod secret;
 #[path = "../support/mod.rs"]
 mod support;
 
