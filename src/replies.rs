@@ -122,8 +122,7 @@ impl<'a> Replies<'a> {
     /// is dropped, and counted.
     pub async fn follow(
         &mut self,
-        mut output: Output,
-        mut collector: Option<Collector>,
+        (mut output, mut collector): (Output, Option<Collector>),
         facts: StartFacts<'_>,
         mut happenings: mpsc::Receiver<Happening>,
         hurry: &CancellationToken,

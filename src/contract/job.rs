@@ -42,6 +42,7 @@ pub struct Job {
     /// Where output goes.
     pub logs: Logs,
     /// Names of variables in `env` whose values are masked in logs and results; at most 100.
+    #[schemars(length(max = 100))]
     pub secrets: Vec<String>,
     /// Anything, at most 64 KiB as JSON; it comes back on every reply.
     pub metadata: Option<Map<String, Value>>,

@@ -230,8 +230,12 @@ impl<'a> Case<'a> {
             cancel: listed.cancel.clone(),
             hurry: CancellationToken::new(),
         };
-        let (result, followed) =
-            self.attempt(lease, plan, &facts, &job, secrets.clone(), replies, &controls).await;
+        let wanted = &job.artifacts.0;
+        let collector = (!wanted.is_empty())
+            .then(|| Collector::new(wanted, self.config.artifacts, replies.events(), secrets.clone()));
+        let output = Output::new(job.logs, self.config.logs_limit, secrets.clone());
+        let kept = (output, collector);
+        let (result, followed) = self.attempt(lease, plan, &facts, kept, replies, &controls).await;
         let ran = result.as_ref().ok().map(|ended| ended.ran);
         Report {
             outcome: masked(Outcome::of(result, &executable, timeout)),
@@ -265,23 +269,18 @@ impl<'a> Case<'a> {
         launch::plan(&lease.image, &lease.config, order)
     }
 
-    /// Runs the job and publishes what happens, side by side: a slow reply queue slows the job's output, not
-    /// its deadlines.
+    /// Runs the job and publishes what happens, by way of what keeps its output and artifacts, side by side: a slow reply
+    /// queue slows the job's output, not its deadlines.
     async fn attempt(
         &self,
         lease: Lease,
         plan: Plan,
         facts: &LeaseFacts,
-        job: &Job,
-        secrets: Option<Secrets>,
+        kept: (Output, Option<Collector>),
         replies: &mut Replies<'_>,
         controls: &Controls,
     ) -> (Result<Ended, AttemptError>, Followed) {
         let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
-        let wanted = &job.artifacts.0;
-        let collector = (!wanted.is_empty())
-            .then(|| Collector::new(wanted, self.config.artifacts, replies.events(), secrets.clone()));
-        let output = Output::new(job.logs, self.config.logs_limit, secrets);
         let start = StartFacts {
             pool: self.pool.as_str(),
             worker: &self.worker.config.name,
@@ -291,7 +290,7 @@ impl<'a> Case<'a> {
         };
         let (result, followed) = tokio::join!(
             attempt::run(lease, plan, controls, happen),
-            replies.follow(output, collector, start, happenings, &controls.hurry),
+            replies.follow(kept, start, happenings, &controls.hurry),
         );
         if let Some(at) = followed.started {
             let startup = at.saturating_duration_since(self.received);

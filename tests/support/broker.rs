@@ -16,6 +16,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::schema;
 use super::worker::DEADLINE;
 
 pub const STARTED: &str = "prewarm.started.v1";
@@ -84,6 +85,8 @@ pub struct Reply {
     pub body: Value,
     pub bytes: Vec<u8>,
     pub properties: BasicProperties,
+    /// What its schema says against it.
+    fault: Option<String>,
 }
 
 impl std::fmt::Debug for Reply {
@@ -95,7 +98,8 @@ impl std::fmt::Debug for Reply {
 impl Reply {
     fn of(data: Vec<u8>, properties: BasicProperties) -> Reply {
         let kind = properties.kind().as_ref().map(ToString::to_string).unwrap_or_default();
-        Reply { kind, body: serde_json::from_slice(&data).unwrap_or(Value::Null), bytes: data, properties }
+        let body = serde_json::from_slice(&data).unwrap_or(Value::Null);
+        Reply { fault: schema::fault(&kind, &body), kind, body, bytes: data, properties }
     }
 
     pub fn header(&self, name: &str) -> Option<String> {
@@ -127,6 +131,7 @@ impl Attempt {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         for (seq, reply) in replies.iter().enumerate() {
             let body = &reply.body;
+            assert_eq!(reply.fault, None, "{reply:?}");
             assert_eq!(body["seq"], seq, "{}", context());
             assert_eq!(body["job_id"], job.id);
             assert_eq!(&body["attempt"], attempt);
@@ -339,6 +344,11 @@ impl Broker {
             Ok(all) => all.unwrap()[&job.id].clone(),
             Err(_) => panic!("not in time; so far: {:#?}", self.inbox.borrow().get(&job.id)),
         }
+    }
+
+    /// What schemas say against replies that came here, whether anybody looked at them or not.
+    pub fn faults(&self) -> Vec<String> {
+        self.inbox.borrow().values().flatten().filter_map(|r| r.fault.clone()).collect()
     }
 
     /// All replies to a job so far.
