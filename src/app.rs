@@ -22,6 +22,7 @@ use crate::pool::presence::{self, Presence};
 use crate::pool::sweep::{self, Sweep};
 use crate::pool::{Owner, Pools};
 use crate::running::Running;
+use crate::secrets::PoolSecrets;
 use crate::service;
 use crate::status;
 use crate::worker::{Shutdown, Worker};
@@ -52,6 +53,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         "starting"
     );
 
+    let secrets = PoolSecrets::of_pools(&config.pools).context("secrets_from")?;
     let engine = Arc::new(Docker::new(&config.engine, &metrics)?);
     let name = &config.worker.name;
     let owner = Owner::new(name);
@@ -78,6 +80,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         pools.clone(),
         broker.clone(),
         running.clone(),
+        secrets.clone(),
         &metrics,
     ));
     let status = status::View {
@@ -110,10 +113,11 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         tokio::spawn(async move { worker.obey(&status).await })
     };
 
+    let secrets_watch = tokio::spawn(secrets.clone().watch());
     let watchdog = tokio::spawn(service::feed_watchdog());
     service::ready();
     let longest_grace = config.pools.values().map(|pool| pool.stop_grace).max().unwrap_or_default();
-    let told = signals.until_stop(config, &pools, reload).await;
+    let told = signals.until_stop(config, &pools, &secrets, reload).await;
     tracing::info!(
         signal = told,
         "draining: running jobs may go on for {drain_timeout:?}; a second signal forces"
@@ -160,6 +164,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     };
     patience.abort();
     watchdog.abort();
+    secrets_watch.abort();
     ended
 }
 
@@ -177,7 +182,7 @@ fn announce(dir: Option<&Path>, owner: &Owner) -> Option<Presence> {
 }
 
 /// Takes over what has changed in the configuration; all of it or nothing.
-fn take_over(config: &mut Config, pools: &Pools, read: Result<Loaded, Faults>) {
+fn take_over(config: &mut Config, pools: &Pools, secrets: &PoolSecrets, read: Result<Loaded, Faults>) {
     let new = match read {
         Ok(loaded) => loaded.config,
         Err(faults) => return tracing::error!("SIGHUP: nothing is taken over: {faults}"),
@@ -191,6 +196,7 @@ fn take_over(config: &mut Config, pools: &Pools, read: Result<Loaded, Faults>) {
                 let _ = pools.reload(name, pool.clone());
             }
             pools.check_images();
+            secrets.take_over(&new.pools);
             *config = new;
         }
         Err(keys) => tracing::error!(
@@ -220,6 +226,7 @@ impl Signals {
         &mut self,
         mut config: Config,
         pools: &Pools,
+        secrets: &PoolSecrets,
         reload: impl Fn() -> Result<Loaded, Faults>,
     ) -> &'static str {
         loop {
@@ -228,7 +235,7 @@ impl Signals {
                 _ = self.int.recv() => return "SIGINT",
                 _ = self.hup.recv() => {
                     service::reloading();
-                    take_over(&mut config, pools, reload());
+                    take_over(&mut config, pools, secrets, reload());
                     service::ready();
                 }
             }

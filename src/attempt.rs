@@ -7,21 +7,26 @@
 //!                          STOPSIGNAL ───────────► SIGKILL
 //! ```
 //!
+//! If artifacts are wanted, ENDED comes before EXITED, and what is between them has a time of its own. How the job ended is
+//! known then, and stays so whatever becomes of the artifacts.
+//!
 //! Knows no broker: what happens goes into a channel, whose capacity is the back-pressure. When the channel is full the
 //! container's stream is not read, so the job's pipes fill; deadlines are kept all the same. A job that has ended may still
 //! seem to run then, with its EXITED behind the output that nobody takes: so at a deadline the follower is asked to hurry
 //! first.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::contract::content::File;
 use crate::contract::event::Stream;
-use crate::engine::link::{Frame, Link, LinkError};
-use crate::init::wire::{CHUNK_MAX, Exited, Failed};
+use crate::engine::link::{self, Frame, Link, LinkError};
+use crate::init::wire::{CHUNK_MAX, Exited, Failed, Step};
 use crate::pool::Lease;
 
 const SIGKILL: u8 = 9;
@@ -42,6 +47,8 @@ pub enum Happening {
     Started(std::time::Instant),
     /// It printed.
     Output(Stream, Bytes),
+    /// It is over, and a piece of the stream of its artifacts came.
+    Artifact(Bytes),
 }
 
 /// How long the follower may take to make room when it was asked to hurry.
@@ -63,6 +70,8 @@ pub struct Controls {
 pub struct Plan {
     /// The START frame.
     pub start: Vec<u8>,
+    /// What is put in place before.
+    pub files: Vec<File>,
     /// What the job reads from stdin, if it has one.
     pub stdin: Option<Bytes>,
     /// From the entrypoint executing to the stop signal.
@@ -71,6 +80,8 @@ pub struct Plan {
     pub stop_signal: u8,
     /// From the stop signal to SIGKILL.
     pub stop_grace: Duration,
+    /// How long collecting artifacts may take.
+    pub collect: Duration,
 }
 
 /// Why a job was stopped.
@@ -101,6 +112,14 @@ pub enum AttemptError {
     /// Init could not execute the entrypoint, and says why.
     #[error("{0:?}")]
     Failed(Failed),
+    /// A file that the job brought could not be put in place.
+    #[error("file '{path}': {failed:?}")]
+    NotPlaced {
+        /// Its path.
+        path: String,
+        /// What init says.
+        failed: Failed,
+    },
     /// The container was lost before its entrypoint was known to be executing.
     #[error("before the entrypoint was executing: {0}")]
     LostEarly(#[source] LinkError),
@@ -121,7 +140,7 @@ pub async fn run(
 ) -> Result<Ended, AttemptError> {
     let link = &mut lease.link;
     link.send(&plan.start).await.map_err(AttemptError::LostEarly)?;
-    let mut feed = Feed { rest: plan.stdin };
+    let mut feed = Feed::new(&plan.files, plan.stdin);
     feed.next(link).await.map_err(AttemptError::LostEarly)?;
     let mut course = Course {
         begun: Instant::now(),
@@ -130,6 +149,7 @@ pub async fn run(
         stopped: None,
         next: None,
         killed: false,
+        ended: None,
     };
     // A slot in the channel is had before a frame is taken from the stream, never after.
     let mut room = None;
@@ -154,44 +174,72 @@ pub async fn run(
                         permit.send(Happening::Output(stream, bytes));
                     }
                 }
-                (Ok(Frame::StdinTaken), _) => feed.next(link).await.map_err(|e| course.lost(e))?,
-                (Ok(Frame::Exited(exited)), Some(started)) => {
+                (Ok(Frame::StdinTaken), _) => {
+                    if let Err(e) = feed.next(link).await {
+                        return course.lost(e);
+                    }
+                }
+                (Ok(Frame::Ended(exited)), Some(_)) if course.ended.is_none() => {
+                    course.collect(exited, plan.collect);
+                    // Nobody waits for them.
+                    if matches!(course.stopped, Some(Stopped::Cancelled | Stopped::Worker)) {
+                        course.kill();
+                        if let Err(e) = link.signal(SIGKILL).await {
+                            return course.lost(e);
+                        }
+                    }
+                }
+                (Ok(Frame::Artifact(bytes)), Some(_)) if course.ended.is_some() => {
+                    if let Some(permit) = room.take() {
+                        permit.send(Happening::Artifact(bytes));
+                    }
+                }
+                (Ok(Frame::Exited(exited)), Some(_)) => {
                     lease.ended(&exited);
-                    return Ok(Ended { exited: Some(exited), stopped: course.stopped, ran: started.elapsed() });
+                    return Ok(course.over(Some(exited)));
                 }
                 (Ok(Frame::Failed(failed)), None) => {
                     lease.not_executed();
-                    return Err(AttemptError::Failed(failed));
+                    return Err(not_begun(failed, plan.files));
                 }
-                (Ok(_), _) => return Err(course.lost(LinkError::Closed(lease.container().clone()))),
-                (Err(e), _) => return Err(course.lost(e)),
+                (Ok(_), _) => return course.lost(LinkError::Closed(lease.container().clone())),
+                (Err(e), _) => return course.lost(e),
             },
-            why = told(controls), if course.stopped.is_none() => {
-                course.stop(why, plan.stop_grace);
-                link.signal(plan.stop_signal).await.map_err(|e| course.lost(e))?;
+            why = told(controls), if course.can_be_stopped() => {
+                let signal = if course.ended.is_some() {
+                    course.kill();
+                    SIGKILL
+                } else {
+                    course.stop(why, plan.stop_grace);
+                    plan.stop_signal
+                };
+                if let Err(e) = link.signal(signal).await {
+                    return course.lost(e);
+                }
             }
             () = until(course.deadline()) => {
                 if course.started.is_none() && course.stopped.is_none() {
                     return Err(AttemptError::LostEarly(LinkError::Closed(lease.container().clone())));
                 }
                 if course.killed {
-                    let ran = course.started.map(|s| s.elapsed()).unwrap_or_default();
-                    return Ok(Ended { exited: None, stopped: course.stopped, ran });
+                    return Ok(course.over(None));
                 }
-                if !have_room && !controls.hurry.is_cancelled() {
+                // Artifacts are not dropped for that: the one that reads them is stopped first.
+                if !have_room && !controls.hurry.is_cancelled() && course.ended.is_none() {
                     controls.hurry.cancel();
                     course.next = Some(Instant::now() + HURRY);
                     continue;
                 }
-                let signal = if course.stopped.is_none() {
+                let signal = if course.stopped.is_none() && course.ended.is_none() {
                     course.stop(Stopped::Timeout, plan.stop_grace);
                     plan.stop_signal
                 } else {
-                    course.killed = true;
-                    course.next = Some(Instant::now() + KILL_PATIENCE);
+                    course.kill();
                     SIGKILL
                 };
-                link.signal(signal).await.map_err(|e| course.lost(e))?;
+                if let Err(e) = link.signal(signal).await {
+                    return course.lost(e);
+                }
             }
         }
     }
@@ -206,6 +254,8 @@ struct Course {
     /// When the next step is due, if that isn't the timeout: after a stop signal SIGKILL, after that the end of patience.
     next: Option<Instant>,
     killed: bool,
+    /// How the job ended, and when, if its artifacts are being collected.
+    ended: Option<(Exited, Instant)>,
 }
 
 impl Course {
@@ -221,31 +271,102 @@ impl Course {
         self.next = Some(Instant::now() + grace);
     }
 
-    fn lost(&self, error: LinkError) -> AttemptError {
-        if self.started.is_some() { AttemptError::Lost(error) } else { AttemptError::LostEarly(error) }
+    fn can_be_stopped(&self) -> bool {
+        if self.ended.is_some() { !self.killed } else { self.stopped.is_none() }
+    }
+
+    fn kill(&mut self) {
+        self.killed = true;
+        self.next = Some(Instant::now() + KILL_PATIENCE);
+    }
+
+    fn collect(&mut self, exited: Exited, patience: Duration) {
+        let now = Instant::now();
+        self.ended = Some((exited, now));
+        self.killed = false;
+        self.next = Some(now + patience);
+    }
+
+    /// The end, as far as it is known.
+    fn over(&self, exited: Option<Exited>) -> Ended {
+        let end = self.ended.map_or_else(Instant::now, |(_, at)| at);
+        let ran = self.started.map(|started| end.saturating_duration_since(started)).unwrap_or_default();
+        Ended { exited: exited.or(self.ended.map(|(exited, _)| exited)), stopped: self.stopped, ran }
+    }
+
+    fn lost(&self, error: LinkError) -> Result<Ended, AttemptError> {
+        match (self.ended, self.started) {
+            // Only artifacts are.
+            (Some(_), _) => {
+                tracing::warn!("while artifacts were collected: {error}");
+                Ok(self.over(None))
+            }
+            (None, Some(_)) => Err(AttemptError::Lost(error)),
+            (None, None) => Err(AttemptError::LostEarly(error)),
+        }
     }
 }
 
-/// The job's stdin, piece by piece.
+/// Why the entrypoint was not executed.
+fn not_begun(failed: Failed, files: Vec<File>) -> AttemptError {
+    let file = match failed.step {
+        Step::Directory | Step::File => files.into_iter().nth(failed.item as usize),
+        _ => None,
+    };
+    match file {
+        Some(file) => AttemptError::NotPlaced { path: file.path, failed },
+        None => AttemptError::Failed(failed),
+    }
+}
+
+/// The job's files and after them its stdin, piece by piece.
 struct Feed {
-    /// What init has not been given; `None`: its end has been said, or there never was one.
-    rest: Option<Bytes>,
+    /// What init has not been given; `None`: its end has been said, or there never was anything.
+    rest: Option<VecDeque<Bytes>>,
 }
 
 impl Feed {
+    fn new(files: &[File], stdin: Option<Bytes>) -> Feed {
+        if files.is_empty() && stdin.is_none() {
+            return Feed { rest: None };
+        }
+        let mut rest = VecDeque::with_capacity(2 * files.len() + 1);
+        for File { path, content, mode } in files {
+            rest.push_back(link::file_head(path, *mode, content.0.len()).into());
+            rest.push_back(content.0.clone());
+        }
+        rest.extend(stdin);
+        Feed { rest: Some(rest) }
+    }
+
     async fn next(&mut self, link: &mut Link) -> Result<(), LinkError> {
-        match &mut self.rest {
-            None => Ok(()),
-            Some(rest) if rest.is_empty() => {
-                self.rest = None;
-                link.stdin_eof().await
-            }
-            Some(rest) => {
-                let piece = rest.split_to(rest.len().min(CHUNK_MAX));
-                link.stdin(&piece).await
-            }
+        let Some(rest) = &mut self.rest else { return Ok(()) };
+        let piece = next_piece(rest);
+        if piece.is_empty() {
+            self.rest = None;
+            return link.stdin_eof().await;
+        }
+        link.stdin(&piece).await
+    }
+}
+
+/// As much as a frame holds; nothing at the end.
+fn next_piece(rest: &mut VecDeque<Bytes>) -> Bytes {
+    let mut gathered = BytesMut::new();
+    while let Some(front) = rest.front_mut() {
+        let part = front.split_to(front.len().min(CHUNK_MAX - gathered.len()));
+        if front.is_empty() {
+            rest.pop_front();
+        }
+        if gathered.is_empty() && (part.len() == CHUNK_MAX || rest.is_empty()) {
+            return part;
+        }
+        gathered.extend_from_slice(&part);
+        if gathered.len() == CHUNK_MAX {
+            break;
         }
     }
+    gathered.freeze()
 }
 
 /// Waits until the job is to end before its time.

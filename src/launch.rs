@@ -9,9 +9,10 @@ use bytes::Bytes;
 
 use crate::attempt::Plan;
 use crate::config::{Isolation, PoolConfig};
+use crate::contract::content::File;
 use crate::contract::job::{Env, Rejection};
 use crate::engine::Image;
-use crate::engine::link::{self, Stdin};
+use crate::engine::link::{self, Beside, Stdin};
 
 /// What stops a container whose image names no STOPSIGNAL, as in Docker.
 const SIGTERM: u8 = 15;
@@ -23,8 +24,14 @@ pub struct Order<'a> {
     pub args: Option<&'a [String]>,
     /// Over the image's and the pool's environment.
     pub env: &'a Env,
+    /// What the pool's `secrets_from` gives: over the image's and the pool's environment, under the job's.
+    pub given: &'a Env,
     /// Without it, `/dev/null`.
     pub stdin: Option<Bytes>,
+    /// To be put in place before.
+    pub files: &'a [File],
+    /// Which files are wanted when it is over.
+    pub artifacts: &'a [String],
     /// The trace that it is part of.
     pub traceparent: Option<&'a str>,
     /// How long it may run.
@@ -39,15 +46,24 @@ pub struct Order<'a> {
 /// A [`Rejection`] if nothing names an executable, or if arguments and environment are longer than the kernel takes.
 pub fn plan(image: &Image, pool: &PoolConfig, order: Order<'_>) -> Result<(Plan, String), Rejection> {
     let argv = argv(image, pool, order.args)?;
-    let env = environment(image, pool, order.env, order.traceparent);
+    let env = environment(image, pool, order.given, order.env, order.traceparent);
     let stdin = if order.stdin.is_some() { Stdin::Pipe } else { Stdin::Null };
-    let start = link::start_frame(&argv, &env, stdin).map_err(|e| Rejection::of("env", e.to_string()))?;
+    let beside = Beside {
+        files: order.files.len(),
+        wanted: order.artifacts,
+        artifacts_max: pool.artifacts.max,
+        bytes_max: pool.artifacts.size,
+    };
+    let start =
+        link::start_frame(&argv, &env, stdin, &beside).map_err(|e| Rejection::of("env", e.to_string()))?;
     let plan = Plan {
         start,
+        files: order.files.to_vec(),
         stdin: order.stdin,
         timeout: order.timeout,
         stop_signal: image.stop_signal.as_deref().and_then(signal_number).unwrap_or(SIGTERM),
         stop_grace: order.stop_grace,
+        collect: pool.artifacts.timeout,
     };
     // argv is not empty: that was refused.
     Ok((plan, argv.into_iter().next().unwrap_or_default()))
@@ -86,14 +102,20 @@ pub fn argv(image: &Image, pool: &PoolConfig, args: Option<&[String]>) -> Result
 /// Docker's order is: PATH and HOSTNAME, which it sets itself; then what `--env` added; then the image's, where not
 /// overridden; at last HOME, which the runtime adds if nobody did. The values of those that
 /// the job doesn't set are in init's environment already, since the engine put them there.
-pub fn environment(image: &Image, pool: &PoolConfig, job: &Env, traceparent: Option<&str>) -> Vec<String> {
+pub fn environment(
+    image: &Image,
+    pool: &PoolConfig,
+    given: &Env,
+    job: &Env,
+    traceparent: Option<&str>,
+) -> Vec<String> {
     let mut env = Entries::default();
     env.inherit("PATH");
     env.inherit("HOSTNAME");
     for (name, _) in &pool.env {
         env.inherit(name);
     }
-    for (name, value) in &job.0 {
+    for (name, value) in given.0.iter().chain(&job.0) {
         env.set(name, value);
     }
     if let Some(trace) = traceparent.filter(|_| !job.0.iter().any(|(name, _)| name == "TRACEPARENT")) {
@@ -206,9 +228,11 @@ mod tests {
             ("P".into(), "job".into()),
             ("HOSTNAME".into(), "h".into()),
         ]);
+        let given = Env(vec![("B".into(), "given".into()), ("J".into(), "given".into())]);
         assert_eq!(
-            environment(&i, &pool, &job, Some("00-1-2-01")),
-            ["PATH", "HOSTNAME=h", "P=job", "A", "J=1=2", "TRACEPARENT=00-1-2-01", "B", "HOME"]
+            environment(&i, &pool, &given, &job, Some("00-1-2-01")),
+            ["PATH", "HOSTNAME=h", "P=job", "A", "B=given", "J=1=2", "TRACEPARENT=00-1-2-01", "HOME"],
+            "what the pool gives is over the image's and under the job's"
         );
     }
 
@@ -222,7 +246,7 @@ mod tests {
             ("EMPTY".into(), String::new()),
         ]);
         assert_eq!(
-            environment(&i, &PoolConfig::of_image("i"), &job, Some("00-…")),
+            environment(&i, &PoolConfig::of_image("i"), &Env::default(), &job, Some("00-…")),
             ["PATH=/x", "HOSTNAME", "HOME=", "TRACEPARENT=own", "EMPTY="]
         );
     }

@@ -10,7 +10,8 @@
 //!    ([`pool::planner`]).
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.
-//! 5. [`output`] masks secrets ([`redact`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
+//! 5. [`output`] masks secrets ([`redact`]; the job's own and those that its pool gives it, [`secrets`]) and cuts what the job prints into pieces; [`replies`] publishes them side by side with the run.
+//!    A job's files go ahead of its stdin, and [`artifacts`] come back when it is over, in pieces of the same stream.
 //! 6. EXITED releases the container. The pool retires it, and has already begun to replace it; or it serves again, where init
 //!    gives each job a world of its own (`init/sandbox.rs`), under a filter that [`seccomp`] makes.
 //! 7. [`outcome`] judges the run and decides what becomes of the delivery.
@@ -29,7 +30,7 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
+//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`artifacts`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
 //! [`contract`], and [`seccomp`], which says what the kernel lets a job call when a container serves many.
 
 #![forbid(unsafe_code)]
@@ -40,6 +41,7 @@
 #![deny(clippy::await_holding_lock)]
 
 pub mod app;
+pub mod artifacts;
 pub mod attempt;
 pub mod broker;
 pub mod cli;
@@ -60,6 +62,7 @@ pub mod replies;
 pub mod retry;
 pub mod running;
 pub mod seccomp;
+pub mod secrets;
 pub mod service;
 pub mod status;
 pub mod telemetry;

@@ -9,12 +9,17 @@ use crate::contract::job::Rejection;
 use crate::contract::topology::RETRY_DELAYS;
 use crate::init::wire::{End, Exited, Failed, Step};
 use crate::pool::LeaseError;
+use crate::redact::Secrets;
 
 const SIGKILL: u8 = 9;
 const ENOENT: i32 = 2;
+const EIO: i32 = 5;
 const E2BIG: i32 = 7;
 const ENOEXEC: i32 = 8;
+const ENOMEM: i32 = 12;
 const EACCES: i32 = 13;
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
 
 /// What an attempt came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -123,6 +128,7 @@ impl Outcome {
             }
             Ok(ended) => Outcome::Ran(verdict(&ended, timeout)),
             Err(AttemptError::Failed(failed)) => not_executed(failed, executable),
+            Err(AttemptError::NotPlaced { path, failed }) => not_placed(&path, failed),
             // It may have been executing all the same: init's word of it may be what was lost.
             Err(lost @ AttemptError::LostEarly(_)) => {
                 let message = format!("the container was lost {lost}");
@@ -132,6 +138,19 @@ impl Outcome {
                 trouble(ErrorKind::ContainerLost, format!("the container was lost {lost}"))
             }
         }
+    }
+
+    /// The same, without these in its words.
+    #[must_use]
+    pub fn masked(mut self, secrets: &Secrets) -> Outcome {
+        match &mut self {
+            Outcome::Ran(Verdict { error: Some(error), .. })
+            | Outcome::Trouble(error)
+            | Outcome::PerhapsBegun(error) => error.message = secrets.mask(&error.message),
+            Outcome::Rejected(rejection) => rejection.message = secrets.mask(&rejection.message),
+            Outcome::Ran(_) | Outcome::NotBegun | Outcome::Cancelled => {}
+        }
+        self
     }
 
     /// A job that got no container.
@@ -221,6 +240,21 @@ fn not_executed(failed: Failed, executable: &str) -> Outcome {
     })
 }
 
+/// A file that the job brought is not in its place. Most often its user may not put it there, and never will.
+fn not_placed(path: &str, failed: Failed) -> Outcome {
+    let os = std::io::Error::from_raw_os_error(failed.errno);
+    let what = if failed.step == Step::Directory {
+        "its directory can't be entered or made"
+    } else {
+        "it can't be made there"
+    };
+    let message = format!("'{path}' can't be put in place by the job's user: {what}: {os}");
+    match failed.errno {
+        EIO | ENOMEM | ENFILE | EMFILE => trouble(ErrorKind::NoContainer, format!("files: {message}")),
+        _ => Outcome::Rejected(Rejection::of("files", message)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,13 +321,28 @@ mod tests {
             (Step::Exec, ENOEXEC, "/x", 126, "exec format error"),
             (Step::Exec, 26, "/x", 126, "busy"),
         ] {
-            let outcome = Outcome::of(Err(AttemptError::Failed(Failed { step, errno })), exe, Duration::ZERO);
+            let outcome =
+                Outcome::of(Err(AttemptError::Failed(Failed::at(step, errno))), exe, Duration::ZERO);
             let Outcome::Ran(v) = outcome else { panic!("{step:?}") };
             assert_eq!((v.status, v.end), (Status::Failed, Some(End::Code(code))));
             assert!(v.error.as_ref().is_some_and(|e| e.message.contains(words)), "{:?}", v.error);
         }
-        let fork = AttemptError::Failed(Failed { step: Step::Fork, errno: 11 });
+        let fork = AttemptError::Failed(Failed::at(Step::Fork, 11));
         assert!(matches!(Outcome::of(Err(fork), "x", Duration::ZERO), Outcome::Trouble(_)));
+    }
+
+    #[test]
+    fn a_file_that_has_no_place_is_the_message_s_fault_unless_the_machine_is_short_of_something() {
+        let placed = |step, errno| {
+            let failed = Failed { step, errno, item: 2 };
+            Outcome::of(Err(AttemptError::NotPlaced { path: "/a/b".into(), failed }), "x", Duration::ZERO)
+        };
+        for (step, errno, words) in [(Step::Directory, 20, "directory"), (Step::File, 30, "Read-only")] {
+            let Outcome::Rejected(r) = placed(step, errno) else { panic!("{step:?}") };
+            assert!(r.message.contains("/a/b") && r.message.contains(words), "{r}");
+            assert_eq!(r.field.as_deref(), Some("files"));
+        }
+        assert!(matches!(placed(Step::File, ENOMEM), Outcome::Trouble(_)));
     }
 
     const NEW: Met = Met { troubles: 0, failures: 0 };

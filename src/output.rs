@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use crate::contract::event::{Data, Stream, Tail};
-use crate::contract::job::{Job, Logs};
-use crate::redact::Redactor;
+use crate::contract::job::Logs;
+use crate::redact::{Redactor, Secrets};
 
 /// A piece is sent when it has this many bytes.
 pub const PIECE_MAX: usize = 64 * 1024;
@@ -41,19 +41,17 @@ pub struct Output {
     since: Option<Instant>,
     stdout: End,
     stderr: End,
-    /// For stdout and stderr, if the job has secrets. All else here counts what is left after masking.
+    secrets: Option<Secrets>,
+    /// For stdout and stderr, if the job has secrets and has printed. All else here counts what is left after masking.
     redactors: Option<[Redactor; 2]>,
 }
 
 impl Output {
     /// Nothing yet. At most `limit` bytes of both streams become pieces.
-    pub fn new(job: &Job, limit: u64) -> Output {
-        let logs = job.logs;
-        let secrets = || {
-            job.env.0.iter().filter(|(name, _)| job.secrets.contains(name)).map(|(_, value)| value.as_bytes())
-        };
+    pub fn new(logs: Logs, limit: u64, secrets: Option<Secrets>) -> Output {
         Output {
-            redactors: Redactor::new(secrets()).zip(Redactor::new(secrets())).map(|(out, err)| [out, err]),
+            secrets,
+            redactors: None,
             logs,
             limit,
             left: Some(limit),
@@ -67,13 +65,11 @@ impl Output {
 
     /// Takes what the job printed; gives the pieces that are due because of it.
     pub fn push(&mut self, stream: Stream, bytes: &[u8], now: Instant) -> Vec<Piece> {
-        match &mut self.redactors {
-            None => self.take(stream, bytes, now),
-            Some(redactors) => {
-                let shown = redactors[stream as usize].feed(bytes);
-                self.take(stream, &shown, now)
-            }
-        }
+        let Some(secrets) = &self.secrets else { return self.take(stream, bytes, now) };
+        // Not before there is something to mask: a job's start doesn't wait for it.
+        let redactors = self.redactors.get_or_insert_with(|| [secrets.redactor(), secrets.redactor()]);
+        let shown = redactors[stream as usize].feed(bytes);
+        self.take(stream, &shown, now)
     }
 
     /// Takes what may be shown.
@@ -274,7 +270,6 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::job::Env;
     use Stream::{Stderr, Stdout};
 
     fn all(output: &mut Output, writes: &[(Stream, &[u8])]) -> Vec<Piece> {
@@ -289,14 +284,12 @@ mod tests {
     }
 
     fn plain(logs: Logs, limit: u64) -> Output {
-        Output::new(&Job { logs, ..Job::default() }, limit)
+        Output::new(logs, limit, None)
     }
 
     #[test]
     fn secrets_are_masked_in_pieces_and_tails_in_each_stream() {
-        let env = Env(vec![("T".into(), "s3cret".into()), ("U".into(), "open".into())]);
-        let job = Job { env, secrets: vec!["T".into()], ..Job::default() };
-        let mut o = Output::new(&job, 1000);
+        let mut o = Output::new(Logs::Stream, 1000, Secrets::new([&b"s3cret"[..]]));
         let got = all(
             &mut o,
             &[(Stdout, b"a s3c"), (Stderr, b"s3cret"), (Stdout, b"ret open s3"), (Stderr, b"cret")],

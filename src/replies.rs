@@ -8,8 +8,10 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifacts::{self, Collected, Collector, Events};
 use crate::attempt::Happening;
 use crate::broker::{Message, Properties, Publisher, Routed, Target};
+use crate::contract::artifact::ArtifactPiece;
 use crate::contract::event::{self, Data, Envelope, LeaseKind, Log, Started, Stream};
 use crate::contract::topology::{self, DIRECT_REPLY_TO, Names};
 use crate::onlookers::Onlookers;
@@ -118,15 +120,21 @@ impl<'a> Replies<'a> {
         }
     }
 
-    /// Publishes what happens until the attempt is over; gives all its output, and when it started, if it did. Once it is
-    /// told to `hurry` it waits for nothing: what can't be sent at once is dropped, and counted.
+    /// Where events go.
+    pub fn events(&self) -> Events {
+        if self.reply_to.is_some() { Events::Sent } else { Events::Nowhere }
+    }
+
+    /// Publishes what happens until the attempt is over; gives all its output, when it started, if it did, and its
+    /// artifacts, if there is who collects them. Once it is told to `hurry` it waits for nothing: what can't be sent at once
+    /// is dropped, and counted.
     pub async fn follow(
         &mut self,
-        mut output: Output,
+        (mut output, mut collector): (Output, Option<Collector>),
         facts: StartFacts<'_>,
         mut happenings: mpsc::Receiver<Happening>,
         hurry: &CancellationToken,
-    ) -> (Output, Option<Instant>) {
+    ) -> Followed {
         let mut started = None;
         loop {
             let due = output.due();
@@ -158,12 +166,35 @@ impl<'a> Replies<'a> {
                     let pieces = output.push(stream, &bytes, Instant::now());
                     self.logs(pieces, hurry).await;
                 }
+                Some(Happening::Artifact(bytes)) => {
+                    // The job is over: nothing is printed any more.
+                    let pieces = output.finish(Instant::now());
+                    self.logs(pieces, hurry).await;
+                    let pieces =
+                        collector.as_mut().map(|collector| collector.push(&bytes)).unwrap_or_default();
+                    self.artifacts(pieces, hurry).await;
+                }
                 None => break,
             }
         }
         let pieces = output.finish(Instant::now());
         self.logs(pieces, hurry).await;
-        (output, started)
+        Followed { output, started, collected: collector.map(Collector::finish) }
+    }
+
+    async fn artifacts(&mut self, pieces: Vec<artifacts::Piece>, hurry: &CancellationToken) {
+        let Some(queue) = self.reply_to.clone() else { return };
+        for piece in pieces {
+            let reply = ArtifactPiece {
+                envelope: self.envelope(),
+                path: piece.path,
+                size: piece.size,
+                offset: piece.offset,
+                data: Data::from(piece.bytes),
+            };
+            let message = self.message(&queue, topology::ARTIFACT, &reply);
+            self.send(message, hurry).await;
+        }
     }
 
     async fn started(&mut self, facts: &StartFacts<'_>, at: Instant, hurry: &CancellationToken) {
@@ -273,6 +304,17 @@ async fn flush_at(due: Option<Instant>) {
     }
 }
 
+/// What became of an attempt, as its publisher sees it.
+#[derive(Debug)]
+pub struct Followed {
+    /// All that it printed.
+    pub output: Output,
+    /// When it started, if it did.
+    pub started: Option<Instant>,
+    /// Its artifacts, if any were wanted.
+    pub collected: Option<Collected>,
+}
+
 /// What `started` tells beside the time.
 pub struct StartFacts<'a> {
     /// The pool.
@@ -349,6 +391,8 @@ mod tests {
             usage: None,
             stdout: None,
             stderr: None,
+            artifacts: None,
+            artifacts_missed: Vec::new(),
             image: None,
             container: None,
             dropped: 0,

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::pool::planner::Host;
 use crate::pool::{Owner, Pools};
+use crate::secrets;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -69,10 +70,17 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         };
         let timeout = args.job.timeout.unwrap_or(pool.timeout.default);
         let argv = args.job.args();
+        let given = match &pool.secrets_from {
+            Some(directory) => secrets::read(directory).map_err(|e| e.to_string())?,
+            None => Env::default(),
+        };
         let order = Order {
             args: argv.as_deref(),
             env: &env,
+            given: &given,
             stdin,
+            files: &[],
+            artifacts: &[],
             traceparent: None,
             timeout,
             stop_grace: pool.stop_grace,
@@ -118,6 +126,8 @@ async fn pass_through(mut happenings: mpsc::Receiver<Happening>) -> Option<Insta
                 continue;
             }
             Happening::Output(stream, bytes) => (stream, bytes),
+            // None are asked for.
+            Happening::Artifact(_) => continue,
         };
         // Blocking writes, since whoever reads sets the pace; a closed pipe ends the job, as it does with `docker run`.
         let written = tokio::task::block_in_place(|| match stream {

@@ -7,6 +7,7 @@ mod tally;
 
 use std::process::ExitCode;
 
+use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -119,9 +120,14 @@ fn body(job: &JobArgs) -> Result<Bytes, String> {
         body.insert("timeout".into(), humantime::format_duration(timeout).to_string().into());
     }
     if let Some(stdin) = job.read_stdin()? {
-        let text =
-            String::from_utf8(stdin).map_err(|_| "--stdin: not UTF-8, which a job's `stdin` must be")?;
-        body.insert("stdin".into(), text.into());
+        let stdin = match String::from_utf8(stdin) {
+            Ok(text) => Value::from(text),
+            Err(bytes) => {
+                let coded = base64::engine::general_purpose::STANDARD.encode(bytes.as_bytes());
+                Value::from(Map::from_iter([("base64".to_owned(), Value::from(coded))]))
+            }
+        };
+        body.insert("stdin".into(), stdin);
     }
     Ok(Bytes::from(Value::from(body).to_string()))
 }

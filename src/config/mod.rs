@@ -231,6 +231,12 @@ pub struct PoolConfig {
     pub stop_grace: Duration,
     /// `logs_limit`: bytes of output that are sent as log events for one job; default 10MiB.
     pub logs_limit: u64,
+    /// `secrets_from`: a directory whose files are variables of every job, masked wherever they show up.
+    pub secrets_from: Option<PathBuf>,
+    /// `files` that a job may bring.
+    pub files: FilesConfig,
+    /// `artifacts` that a job may have returned.
+    pub artifacts: ArtifactsConfig,
     /// `entrypoint`, an array, in place of the image's. As with Docker, the image's CMD is then ignored.
     pub entrypoint: Option<Vec<String>>,
     /// `args` in place of the image's CMD.
@@ -298,6 +304,9 @@ impl PoolConfig {
             },
             stop_grace: Duration::from_secs(10),
             logs_limit: 10 << 20,
+            secrets_from: None,
+            files: FilesConfig::default(),
+            artifacts: ArtifactsConfig::default(),
             entrypoint: None,
             args: None,
             env: Vec::new(),
@@ -343,9 +352,46 @@ impl PoolConfig {
             timeout: plain.timeout,
             stop_grace: plain.stop_grace,
             logs_limit: plain.logs_limit,
+            secrets_from: plain.secrets_from,
+            files: plain.files,
+            artifacts: plain.artifacts,
             max_jobs: plain.max_jobs,
             ..self.clone()
         }
+    }
+}
+
+/// `files`: what a job may bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilesConfig {
+    /// `max`: how many; 0 to 1000, default 100.
+    pub max: usize,
+    /// `size`: bytes of all together; default 16MiB.
+    pub size: u64,
+}
+
+impl Default for FilesConfig {
+    fn default() -> FilesConfig {
+        FilesConfig { max: 100, size: 16 << 20 }
+    }
+}
+
+/// `artifacts`: what a job may have returned when it is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArtifactsConfig {
+    /// `max`: how many; 0 to 10000, default 100.
+    pub max: usize,
+    /// `size`: bytes of all together; default 64MiB.
+    pub size: u64,
+    /// `inline`: bytes of all that are part of the result, at most 8MiB; default 256KiB. The others come in events of their own.
+    pub inline: u64,
+    /// `timeout`: how long collecting them may take, after the job's end; 1s to 1h, default 1m.
+    pub timeout: Duration,
+}
+
+impl Default for ArtifactsConfig {
+    fn default() -> ArtifactsConfig {
+        ArtifactsConfig { max: 100, size: 64 << 20, inline: 256 << 10, timeout: Duration::from_secs(60) }
     }
 }
 

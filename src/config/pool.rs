@@ -1,6 +1,7 @@
 //! `[pool.NAME]`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::fault::quoted;
@@ -14,7 +15,11 @@ use super::suggest::{did_you_mean, nearest};
 use super::values::{
     LONGEST, any_text, choice, duration, flag, fraction, list, number, size, text, text_such_that, within,
 };
-use super::{IdleConfig, Isolation, PoolConfig, Pull, Security, TimeoutConfig, Ulimit};
+use super::{
+    ArtifactsConfig, FilesConfig, IdleConfig, Isolation, PoolConfig, Pull, Security, TimeoutConfig, Ulimit,
+};
+use crate::contract::content::FILES_MAX;
+use crate::secrets;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// A job that may run for no time at all can't succeed.
@@ -57,6 +62,9 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
         within(duration, Duration::ZERO..=HOUR, "0s to 1h"),
     );
     let logs_limit = section.or("logs_limit", 10 * MIB, size);
+    let secrets_from = section.optional("secrets_from", secrets_from);
+    let files = section.section("files", files);
+    let artifacts = section.section("artifacts", artifacts);
     let entrypoint = section.optional("entrypoint", entrypoint);
     let args = section.optional("args", list(any_text));
     let env = section.or("env", Vec::new(), env);
@@ -116,6 +124,9 @@ pub(super) fn pool(section: &mut Section<'_, '_>) -> Outcome<PoolConfig> {
         timeout: timeout?,
         stop_grace: stop_grace?,
         logs_limit: logs_limit?,
+        secrets_from: secrets_from?,
+        files: files?,
+        artifacts: artifacts?,
         entrypoint: entrypoint?,
         args: args?,
         env: env?,
@@ -148,6 +159,34 @@ fn image(field: &mut Field<'_, '_>) -> Outcome<String> {
     let image = any_text(field)?;
     image::check(&image).map_err(|message| field.is_not(&format!("an image's name: {message}")))?;
     Ok(image)
+}
+
+/// It is read here to find what is wrong with it.
+fn secrets_from(field: &mut Field<'_, '_>) -> Outcome<PathBuf> {
+    let directory = text(field).map(|path| field.resolve(&path))?;
+    match secrets::read(&directory) {
+        Ok(_) => Ok(directory),
+        Err(fault) => Err(field.wrong(fault.to_string())),
+    }
+}
+
+/// `files = { max, size }`
+fn files(section: &mut Section<'_, '_>) -> Outcome<FilesConfig> {
+    let plain = FilesConfig::default();
+    let max = section.or("max", plain.max, number(0..=FILES_MAX));
+    let size = section.or("size", plain.size, size);
+    Ok(FilesConfig { max: max?, size: size? })
+}
+
+/// `artifacts = { max, size, inline, timeout }`
+fn artifacts(section: &mut Section<'_, '_>) -> Outcome<ArtifactsConfig> {
+    let plain = ArtifactsConfig::default();
+    let max = section.or("max", plain.max, number(0..=10_000));
+    let size_max = section.or("size", plain.size, size);
+    let inline = section.or("inline", plain.inline, within(size, 0..=8 * MIB, "at most 8MiB"));
+    let while_collecting = within(duration, Duration::from_secs(1)..=HOUR, "1s to 1h");
+    let timeout = section.or("timeout", plain.timeout, while_collecting);
+    Ok(ArtifactsConfig { max: max?, size: size_max?, inline: inline?, timeout: timeout? })
 }
 
 /// `idle = 4`, or `idle = { min, max, hit_target, ttl, max_age }`.

@@ -106,6 +106,9 @@ fn everything_but_the_image_has_a_default() {
             timeout: TimeoutConfig { default: 3600 * second, max: 24 * 3600 * second },
             stop_grace: 10 * second,
             logs_limit: 10 << 20,
+            secrets_from: None,
+            files: FilesConfig { max: 100, size: 16 << 20 },
+            artifacts: ArtifactsConfig { max: 100, size: 64 << 20, inline: 256 << 10, timeout: 60 * second },
             entrypoint: None,
             args: None,
             env: vec![],
@@ -259,7 +262,7 @@ fn each_fault_of_a_pool_has_its_place() {
         ("shm_size = 0", "12: pool.build.shm_size: '0' is not in range"),
         ("logs_limit = inf", "14: pool.build.logs_limit: 'inf' is not a size"),
         ("memroy = 1", "1: pool.build: unknown key 'memroy'; did you mean 'memory'?"),
-        ("\"a\\nb\" = 1", "1: pool.build: unknown key 'a\\nb'; known are args, cap_add, "),
+        ("\"a\\nb\" = 1", "1: pool.build: unknown key 'a\\nb'; known are args, artifacts, cap_add, "),
         (
             "pull = \"sometimes\"",
             "8: pool.build.pull: 'sometimes' is not known here: write \"missing\", \"always\", \"never\"",
@@ -295,6 +298,17 @@ fn each_fault_of_a_pool_has_its_place() {
         ("env = { \"A=\" = \"x\" }", "16: pool.build.env.'A=': a variable's name must not"),
         ("env = { \"\" = \"x\" }", "14: pool.build.env.'': a variable's name must not"),
         ("env = [\"A=x\"]", "7: pool.build.env: not a table: write { NAME = \"value\" }"),
+        ("secrets_from = \"no/such\"", "16: pool.build.secrets_from: no/such: can't be read"),
+        ("files = 5", "9: pool.build.files: not a section: write [pool.build.files]"),
+        (
+            "files = { max = 1001 }",
+            "17: pool.build.files.max: '1001' is not in range: write a whole number from 0 to 1000",
+        ),
+        (
+            "artifacts = { inline = \"9MiB\" }",
+            "24: pool.build.artifacts.inline: '9MiB' is not in range: write at most 8MiB",
+        ),
+        ("artifacts = { number = 1 }", "15: pool.build.artifacts: unknown key 'number'"),
         ("user = 1000", "8: pool.build.user: '1000' is not text"),
         ("user = \"a:b:c\"", "8: pool.build.user: 'a:b:c' is not a user"),
         ("user = \"a:\"", "8: pool.build.user: 'a:' is not a user"),
@@ -630,11 +644,11 @@ fn advice_is_no_fault() {
 
 #[test]
 fn the_password_is_never_shown() {
-    let urls = "[\"amqp://user:secret@h:1/v\", \"amqp://user:secret@i/v\"]";
+    let urls = "[\"amqp://user:passw0rd@h:1/v\", \"amqp://user:passw0rd@i/v\"]";
     let config = loaded(&format!("[broker]\nurl = {urls}\n{MINIMAL}"));
     assert_eq!(config.broker.addresses(), "amqp://h:1/v, amqp://i/v");
     let debug = format!("{config:?}");
-    assert!(debug.contains("amqp://h:1/v") && !debug.contains("secret"), "{debug}");
+    assert!(debug.contains("amqp://h:1/v") && !debug.contains("passw0rd"), "{debug}");
 }
 
 /// The example with some of its characters replaced, removed or inserted.

@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::artifact::{Artifact, MissedArtifact};
+
 /// What every reply has.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Envelope {
@@ -319,13 +321,19 @@ pub struct JobResult {
     /// The end of stderr; absent with `logs: off`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stderr: Option<Tail>,
+    /// What the job left of the files that its `artifacts` name; absent if it names none, or never ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artifacts: Option<Vec<Artifact>>,
+    /// What of them is missing, and why; absent if nothing is.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub artifacts_missed: Vec<MissedArtifact>,
     /// The pool's image, with its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// The container's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
-    /// How many `started` and `log` events of this attempt were dropped, since they could not be delivered for too long;
+    /// How many `started`, `log` and `artifact` events of this attempt were dropped, since they could not be delivered for too long;
     /// absent if none was. Their numbers are missing in `seq`.
     #[serde(skip_serializing_if = "is_zero")]
     pub dropped: u64,

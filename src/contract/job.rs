@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::content::{Artifacts, Content, Files};
+
 /// A job as published (contract v1): JSON, `content_type: application/json`. Everything is optional;
 /// unknown fields are refused.
 #[derive(Clone, Default, PartialEq, Deserialize, JsonSchema)]
@@ -18,8 +20,15 @@ pub struct Job {
     pub env: Env,
     /// Replaces the image's CMD, as the arguments after the image in `docker run`.
     pub args: Option<Vec<String>>,
-    /// Text for the entrypoint's stdin. Without it stdin is `/dev/null`.
-    pub stdin: Option<String>,
+    /// The entrypoint's stdin, as text or base64. Without it stdin is `/dev/null`.
+    pub stdin: Option<Content>,
+    /// Files to be put in place before the entrypoint is executed, by their paths: absolute, or from the working directory.
+    /// They belong to the job's user, who must be allowed to make them; missing directories are made, what is there is
+    /// replaced. How many and how large is the pool's affair.
+    pub files: Files,
+    /// Which files to return when the job is over: paths, or patterns with `*`, `?` and `**`. A directory stands for all files
+    /// below it. What is missing is listed in the result and doesn't make the job fail.
+    pub artifacts: Artifacts,
     /// How long the job may run, as "90s", "30m" or "1h 30m". At most the pool's largest; without it, the
     /// pool's default.
     #[serde(deserialize_with = "duration")]
@@ -33,6 +42,7 @@ pub struct Job {
     /// Where output goes.
     pub logs: Logs,
     /// Names of variables in `env` whose values are masked in logs and results; at most 100.
+    #[schemars(length(max = 100))]
     pub secrets: Vec<String>,
     /// Anything, at most 64 KiB as JSON; it comes back on every reply.
     pub metadata: Option<Map<String, Value>>,
@@ -80,7 +90,9 @@ impl fmt::Debug for Job {
         f.debug_struct("Job")
             .field("env", &self.env)
             .field("args", &self.args.as_ref().map(Vec::len))
-            .field("stdin", &self.stdin.as_ref().map(String::len))
+            .field("stdin", &self.stdin)
+            .field("files", &self.files.0.len())
+            .field("artifacts", &self.artifacts.0.len())
             .field("timeout", &self.timeout)
             .field("retries", &self.retries)
             .field("logs", &self.logs)
@@ -142,7 +154,7 @@ impl<'de> Deserialize<'de> for Env {
 }
 
 /// A string, with an error that never repeats what was sent instead (it may be a secret).
-struct Text(String);
+pub(super) struct Text(pub(super) String);
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Text, D::Error> {
@@ -194,12 +206,12 @@ fn retries<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
 }
 
 /// serde_json ends its messages with the place; ours names the field and the place once, at the end.
-fn bare(message: &str) -> &str {
+pub(super) fn bare(message: &str) -> &str {
     message.rfind(" at line ").map_or(message, |at| &message[..at])
 }
 
 /// serde repeats what it found in place of what it expected; that may be a secret in the wrong place.
-fn discreet(message: &str) -> String {
+pub(super) fn discreet(message: &str) -> String {
     let found = message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     match found.zip(message.rfind(", expected ")) {
         Some((found, at)) => {
@@ -321,6 +333,15 @@ mod tests {
         assert_eq!(job.env.0, [("B".into(), "2".into()), ("A".into(), "a=b\nc".into())], "order is kept");
         assert_eq!(job.timeout, Some(Duration::from_secs(1800)));
         assert_eq!(job.logs, Logs::Result);
+        let job = decode(
+            br#"{"stdin":{"base64":"/wA"},"files":{"/a/./b":"x","c":{"base64":"AAE=","mode":"755"}},
+                 "artifacts":["out/","**/**/*.o","out"]}"#,
+        )
+        .unwrap();
+        assert_eq!(job.stdin.unwrap().0[..], [0xff, 0]);
+        let files: Vec<_> = job.files.0.iter().map(|f| (f.path.as_str(), &f.content.0[..], f.mode)).collect();
+        assert_eq!(files, [("/a/b", &b"x"[..], 0o644), ("c", &[0, 1][..], 0o755)]);
+        assert_eq!(job.artifacts.0, ["out", "**/*.o"]);
     }
 
     #[test]
@@ -341,6 +362,25 @@ mod tests {
             (r#"{"args":"x"}"#, vec!["args", "expected a sequence"]),
             (r#"{"args":["a\u0000"]}"#, vec!["args", "NUL"]),
             (r#"{"args":["a",7]}"#, vec!["args[1]", "expected a string"]),
+            (r#"{"stdin":7}"#, vec!["stdin", "expected a string, or an object"]),
+            (r#"{"stdin":{"base64":"?"}}"#, vec!["stdin", "not base64"]),
+            (r#"{"stdin":{"text":"a","base64":"YQ=="}}"#, vec!["stdin", "one too many"]),
+            (r#"{"stdin":{"mode":"0644","text":""}}"#, vec!["stdin", "unknown field 'mode'"]),
+            (r#"{"stdin":{}}"#, vec!["stdin", "neither `text` nor `base64`"]),
+            (r#"{"files":["a"]}"#, vec!["files", "an object of files by their paths"]),
+            (r#"{"files":{"/a/../b":""}}"#, vec!["files", "file '/a/../b' has a component '..'"]),
+            (r#"{"files":{"a/":""}}"#, vec!["files", "file 'a/' is a directory's"]),
+            (r#"{"files":{"/.prewarm/init":""}}"#, vec!["files", "prewarm's own"]),
+            (r#"{"files":{"a":"1","./a":"2"}}"#, vec!["files", "file './a' is there twice"]),
+            (r#"{"files":{"a":null}}"#, vec!["files", "file 'a'", "expected a string, or an object"]),
+            (
+                r#"{"files":{"a":{"text":"","mode":"4755"}}}"#,
+                vec!["files", "file 'a'", "`mode`", "three octal"],
+            ),
+            (r#"{"files":{"a":{"text":"","mode":493}}}"#, vec!["files", "file 'a'", "expected a string"]),
+            (r#"{"artifacts":"x"}"#, vec!["artifacts", "an array of paths"]),
+            (r#"{"artifacts":["a","../b"]}"#, vec!["artifacts", "path '../b' has a component '..'"]),
+            (r#"{"artifacts":[7]}"#, vec!["artifacts[0]", "expected a string"]),
             (r#"{"timeout":"soon"}"#, vec!["timeout", "'soon' is not a duration"]),
             (r#"{"timeout":"0s"}"#, vec!["timeout"]),
             (r#"{"logs":"loud"}"#, vec!["logs", "`stream`"]),
@@ -391,6 +431,8 @@ mod tests {
             r#"{"secrets":"s3cret"}"#,
             r#"{"secrets":["s3cret"]}"#,
             r#"{"metadata":"s3cret, expected s3cret"}"#,
+            r#"{"files":"s3cret"}"#,
+            r#"{"artifacts":"s3cret"}"#,
         ] {
             let text = refused(misplaced);
             assert!(!text.contains("s3cret"), "{text}");

@@ -1,7 +1,10 @@
-//! What publishers see: the job message ([`job`]), the replies ([`event`]), requests to all workers ([`control`]), and the names of exchanges,
-//! queues and headers ([`topology`]). JSON Schema is generated from these types ([`schema`]), so that it
+//! What publishers see: the job message ([`job`], [`content`]), the replies ([`event`], [`artifact`]), requests to all workers ([`control`]), and the names of exchanges,
+//! queues and headers ([`topology`]). JSON Schema is generated from these types ([`schema`]), and a document of the whole ([`asyncapi`]), so that they
 //! can't drift from what the worker accepts and sends.
 
+pub mod artifact;
+pub mod asyncapi;
+pub mod content;
 pub mod control;
 pub mod event;
 pub mod job;

@@ -2,7 +2,7 @@
 
 use schemars::{Schema, schema_for};
 
-use super::{control, event, job};
+use super::{artifact, control, event, job};
 
 /// A message of the contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -13,6 +13,8 @@ pub enum Message {
     Started,
     /// `prewarm.log.v1`
     Log,
+    /// `prewarm.artifact.v1`
+    Artifact,
     /// `prewarm.result.v1`
     Result,
     /// `prewarm.cancel.v1`, to the control exchange
@@ -31,6 +33,7 @@ pub fn of(message: Message) -> Schema {
         Message::Job => schema_for!(job::Job),
         Message::Started => schema_for!(event::Started),
         Message::Log => schema_for!(event::Log),
+        Message::Artifact => schema_for!(artifact::ArtifactPiece),
         Message::Result => schema_for!(event::JobResult),
         Message::Cancel => schema_for!(control::Cancel),
         Message::Cancelling => schema_for!(control::Cancelling),
@@ -49,6 +52,7 @@ mod tests {
             (Message::Job, "secrets"),
             (Message::Started, "startup_ms"),
             (Message::Log, "offset"),
+            (Message::Artifact, "size"),
             (Message::Result, "timings_ms"),
             (Message::Cancel, "job_id"),
             (Message::Cancelling, "found"),

@@ -30,6 +30,8 @@ pub const STARTED: &str = "prewarm.started.v1";
 pub const LOG: &str = "prewarm.log.v1";
 /// AMQP `type` of a reply: how the attempt ended; exactly one per attempt, the last.
 pub const RESULT: &str = "prewarm.result.v1";
+/// AMQP `type` of a reply: a piece of an artifact that is too large for the result.
+pub const ARTIFACT: &str = "prewarm.artifact.v1";
 
 /// RabbitMQ's direct reply-to: a name that is no queue. Up to 4.1 the broker returns every mandatory
 /// message to it, delivered or not; so whether it was routed can't be told.

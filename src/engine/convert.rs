@@ -64,10 +64,11 @@ fn cap_drop(pool: &PoolConfig) -> Vec<String> {
     dropped
 }
 
-/// What init needs for itself with isolation `namespace`: to make namespaces and mounts, device nodes, to become another
+/// What init needs for itself with isolation `namespace`: to make namespaces and mounts, to enter those of a
+/// job that is over (which setns(2) wants CAP_SYS_CHROOT for as well), device nodes, to become another
 /// user, to give up what the pool's jobs don't have, and to stop them.
-const INIT_NEEDS: [&str; 8] =
-    ["SYS_ADMIN", "MKNOD", "SETUID", "SETGID", "SETPCAP", "CHOWN", "DAC_OVERRIDE", "KILL"];
+const INIT_NEEDS: [&str; 9] =
+    ["SYS_ADMIN", "SYS_CHROOT", "MKNOD", "SETUID", "SETGID", "SETPCAP", "CHOWN", "DAC_OVERRIDE", "KILL"];
 
 /// Init's own process counts against the limit too.
 const INIT_PIDS: u64 = 1;

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::{Attached, ContainerId};
 use crate::contract::event::Stream;
+use crate::init::parcel::FileHead;
 use crate::init::wire::{self, Doubt, Exited, Failed, HEADER, Kind, Malformed, SetupHead, StartHead};
 
 /// How long the engine may take to accept a frame.
@@ -31,6 +32,10 @@ pub enum Frame {
     Failed(Failed),
     /// No other job should run there.
     Doubt(Doubt),
+    /// The job is over; its artifacts follow.
+    Ended(Exited),
+    /// A piece of the artifacts' stream.
+    Artifact(Bytes),
 }
 
 /// Why nothing more comes from an init.
@@ -110,6 +115,8 @@ impl Link {
                 Some(doubt) => Frame::Doubt(doubt),
                 None => return Err(protocol(Malformed::Payload(kind))),
             },
+            Kind::Ended => Frame::Ended(Exited::decode(&payload).map_err(protocol)?),
+            Kind::Artifact => Frame::Artifact(payload),
             Kind::Setup | Kind::Start | Kind::Stdin | Kind::StdinEof | Kind::Signal => {
                 return Err(protocol(Malformed::Kind(kind as u8)));
             }
@@ -174,17 +181,27 @@ pub struct StartTooLarge(pub usize);
 ///
 /// # Errors
 /// [`StartTooLarge`].
-pub fn start_frame(argv: &[String], env: &[String], stdin: Stdin) -> Result<Vec<u8>, StartTooLarge> {
-    let strings = || std::iter::once("").chain(argv.iter().chain(env).map(String::as_str));
+pub fn start_frame(
+    argv: &[String],
+    env: &[String],
+    stdin: Stdin,
+    beside: &Beside<'_>,
+) -> Result<Vec<u8>, StartTooLarge> {
+    let strings =
+        || std::iter::once("").chain(argv.iter().chain(env).chain(beside.wanted).map(String::as_str));
     let len = StartHead::LEN + strings().map(|s| s.len() + 1).sum::<usize>();
     if len > wire::START_MAX {
         return Err(StartTooLarge(len));
     }
     let head = StartHead {
         stdin: stdin == Stdin::Pipe,
-        // Both counts are below START_MAX, since each string takes at least a byte.
+        // All counts are below START_MAX, since each string takes at least a byte, and a message has not more files.
         argc: argv.len() as u32,
         envc: env.len() as u32,
+        files: beside.files as u32,
+        wanted: beside.wanted.len() as u32,
+        artifacts_max: u32::try_from(beside.artifacts_max).unwrap_or(u32::MAX),
+        bytes_max: beside.bytes_max,
     };
     let mut frame = Vec::with_capacity(HEADER + len);
     frame.extend_from_slice(&wire::header(Kind::Start, len));
@@ -195,6 +212,26 @@ pub fn start_frame(argv: &[String], env: &[String], stdin: Stdin) -> Result<Vec<
         frame.push(0);
     }
     Ok(frame)
+}
+
+/// What a START frame says of files; see [`StartHead`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// How many files come ahead of the job's stdin.
+    pub files: usize,
+    /// Which files are wanted when the job is over.
+    pub wanted: &'a [String],
+    /// Most of them.
+    pub artifacts_max: usize,
+    /// Most bytes of all of them together.
+    pub bytes_max: u64,
+}
+
+/// The head of a file ahead of the job's stdin; its content follows.
+pub fn file_head(path: &str, mode: u16, size: usize) -> Vec<u8> {
+    // Both were checked when the message was decoded.
+    let head = FileHead { size: size as u32, path: path.len() as u16, mode };
+    [&head.encode()[..], path.as_bytes()].concat()
 }
 
 /// Encodes a SETUP frame. Strings must be without NUL, as in [`start_frame`].
@@ -288,12 +325,15 @@ mod tests {
     fn a_start_frame_reads_back() {
         let argv = ["sh".to_string(), String::new()];
         let env = ["A=1".to_string(), "PATH".into(), "B=\n=".into()];
-        let frame = start_frame(&argv, &env, Stdin::Pipe).unwrap();
+        let wanted = ["*.o".to_string()];
+        let beside = Beside { files: 3, wanted: &wanted, artifacts_max: 5, bytes_max: 6 };
+        let frame = start_frame(&argv, &env, Stdin::Pipe, &beside).unwrap();
         let (kind, len) = wire::parse_header(*frame.first_chunk().unwrap()).unwrap();
         assert_eq!((kind, len), (Kind::Start, frame.len() - HEADER));
         let (head, strings) = StartHead::decode(&frame[HEADER..]).unwrap();
-        assert_eq!(head, StartHead { stdin: true, argc: 2, envc: 3 });
-        assert_eq!(strings, b"\0sh\0\0A=1\0PATH\0B=\n=\0");
-        assert!(start_frame(&["x".repeat(wire::START_MAX)], &[], Stdin::Null).is_err());
+        let plain = StartHead::plain(true, 2, 3);
+        assert_eq!(head, StartHead { files: 3, wanted: 1, artifacts_max: 5, bytes_max: 6, ..plain });
+        assert_eq!(strings, b"\0sh\0\0A=1\0PATH\0B=\n=\0*.o\0");
+        assert!(start_frame(&["x".repeat(wire::START_MAX)], &[], Stdin::Null, &Beside::default()).is_err());
     }
 }

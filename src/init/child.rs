@@ -3,9 +3,10 @@
 use core::convert::Infallible;
 use core::ffi::CStr;
 
-use crate::home;
+use crate::glob::PATH_MAX;
 use crate::sys::{self, Arg, Environment, Errno, Fd};
 use crate::wire::{Failed, StartHead, Step};
+use crate::{files, home};
 
 /// The job's ends of its pipes.
 pub struct Ends {
@@ -39,7 +40,7 @@ pub fn give_up(ends: &Ends, failed: Failed) -> ! {
 }
 
 fn execute(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -> Result<Infallible, Failed> {
-    let at = |step| move |errno: Errno| Failed { step, errno: errno.0 };
+    let at = |step| move |errno: Errno| Failed::at(step, errno.0);
     let mut strings = strings.split_inclusive(|b| *b == 0).filter_map(|s| CStr::from_bytes_with_nul(s).ok());
 
     sys::new_session().map_err(at(Step::Fork))?;
@@ -59,6 +60,9 @@ fn execute(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -
     let directory = strings.next().unwrap_or_default();
     if !directory.is_empty() {
         sys::chdir(directory).map_err(at(Step::Chdir))?;
+    }
+    if head.files > 0 {
+        files::receive(head.files, &ends.stdin)?;
     }
 
     let argc = head.argc as usize;
@@ -84,7 +88,7 @@ fn execute(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -
         argv[1] = sys::arg(program);
         sys::execve(c"/bin/sh", argv, envp);
     }
-    Err(Failed { step: Step::Exec, errno: errno.0 })
+    Err(Failed::at(Step::Exec, errno.0))
 }
 
 /// Fills `envp` by the rules of [`StartHead`] and returns the value of PATH in it. Names that the entries repeat stay
@@ -122,9 +126,6 @@ fn name_of(variable: &CStr) -> &[u8] {
     let bytes = variable.to_bytes();
     bytes.iter().position(|b| *b == b'=').map_or(bytes, |end| &bytes[..end])
 }
-
-/// The kernel's limit for a path, its NUL included.
-pub const PATH_MAX: usize = 4096;
 
 /// The file that `name` stands for, as execvp(3) finds it under `docker run --init`: if there was nothing but a file
 /// that may not be executed, that is what is reported.

@@ -1,8 +1,10 @@
 //! One job: its process, its pipes, its end.
 
+use crate::artifacts::Wanted;
 use crate::child::Surroundings;
 use crate::input::Input;
 use crate::output::Output;
+use crate::sandbox::Sandbox;
 use crate::sys::{self, Environment, Errno, Fd, Fork, Pid, Poll, Reaped, Status, To};
 use crate::wire::{CHUNK_MAX, End, Exited, Failed, Kind, StartHead, Step};
 use crate::{Quit, child, slot};
@@ -33,6 +35,8 @@ impl Reach {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     Underway,
+    /// Nothing of it is left but the artifacts that are wanted.
+    Drained,
     Over,
 }
 
@@ -45,6 +49,8 @@ enum Phase {
     Killing { end: End, deadline_ms: u64 },
     /// Nothing runs any more; the pipes may still hold output.
     Draining { end: End },
+    /// A process of ours reads its artifacts.
+    Collecting { end: End },
 }
 
 /// The job's stdin.
@@ -124,7 +130,7 @@ pub fn pipes() -> Result<(Pipes, child::Ends), Failed> {
             child::Ends { stdin: stdin_end, stdout: stdout_end, stderr: stderr_end, report: report_end };
         Ok((ours, ends))
     };
-    make().map_err(|errno: Errno| Failed { step: Step::Pipe, errno: errno.0 })
+    make().map_err(|errno: Errno| Failed::at(Step::Pipe, errno.0))
 }
 
 /// A job, from its fork to its EXITED.
@@ -137,6 +143,12 @@ pub struct Job {
     stdin: Stdin,
     stdout: Stream,
     stderr: Stream,
+    /// What is wanted of its files, until that is being collected.
+    pub wanted: Option<Wanted>,
+    /// The process that reads them, until it is reaped.
+    reader: Option<Pid>,
+    artifacts: Stream,
+    pub oom_kills: u32,
     left_behind: bool,
     /// Whether somebody outside the container sent a signal that was not the worker's.
     pub interfered: bool,
@@ -149,12 +161,12 @@ impl Job {
     /// Forks the process that will execute the entrypoint.
     pub fn launch(head: StartHead, strings: &[u8], environment: Environment) -> Result<Job, Failed> {
         let (ours, ends) = pipes()?;
-        match sys::fork().map_err(|errno| Failed { step: Step::Fork, errno: errno.0 })? {
+        match sys::fork().map_err(|errno| Failed::at(Step::Fork, errno.0))? {
             Fork::Child => {
                 let around = Surroundings { inherited: environment, home: None };
                 child::become_entrypoint(head, strings, around, &ends)
             }
-            Fork::Parent(pid) => Ok(Job::begun(pid, ours, head.stdin)),
+            Fork::Parent(pid) => Ok(Job::begun(pid, ours, head.stdin || head.files > 0)),
         }
     }
 
@@ -168,6 +180,10 @@ impl Job {
             stdin: if stdin { Stdin::Open(ours.stdin) } else { Stdin::None },
             stdout: Stream { kind: Kind::Stdout, pipe: Some(ours.stdout), left: 0 },
             stderr: Stream { kind: Kind::Stderr, pipe: Some(ours.stderr), left: 0 },
+            wanted: None,
+            reader: None,
+            artifacts: Stream { kind: Kind::Artifact, pipe: None, left: 0 },
+            oom_kills: 0,
             left_behind: false,
             interfered: false,
             cpu_us: 0,
@@ -186,6 +202,12 @@ impl Job {
             return output.has_room().then_some(0);
         }
         let on = |fd: Option<&Fd>, events| fd.map_or(Poll::NONE, |fd| Poll::on(fd, events));
+        if let Phase::Collecting { .. } = self.phase {
+            if output.has_room() {
+                set[slot::ARTIFACTS] = on(self.artifacts.pipe.as_ref(), sys::POLLIN);
+            }
+            return self.is_collected().then_some(0);
+        }
         set[slot::REPORT] = on(self.report.as_ref(), sys::POLLIN);
         // A pipe that we can do nothing about must not be in the set: a hang-up is reported always, at once.
         if let (Stdin::Open(fd) | Stdin::Ending(fd), Some(_)) = (&self.stdin, input.chunk()) {
@@ -209,7 +231,7 @@ impl Job {
         match sys::read(report, &mut payload) {
             Err(Errno::AGAIN) => return Ok(()),
             Ok(Failed::LEN) => {
-                self.failed = Some(Failed::decode(&payload).unwrap_or(Failed { step: Step::Fork, errno: 0 }));
+                self.failed = Some(Failed::decode(&payload).unwrap_or(Failed::at(Step::Fork, 0)));
             }
             // The end: `execve` closed it. (Or the process was killed before; then its end says so.)
             _ => output.control(Kind::Started, &[])?,
@@ -248,7 +270,18 @@ impl Job {
                 // Its last act may have been to fail, or to be killed, before we heard.
                 self.read_report(output)?;
                 let all = self.stdout.drain(output)? && self.stderr.drain(output)?;
-                Ok(if all { Progress::Over } else { Progress::Underway })
+                let wanted = self.wanted.is_some() && self.failed.is_none();
+                Ok(match (all, wanted) {
+                    (false, _) => Progress::Underway,
+                    (true, true) => Progress::Drained,
+                    (true, false) => Progress::Over,
+                })
+            }
+            Phase::Collecting { .. } => {
+                if ready[slot::ARTIFACTS].ready() && output.has_room() {
+                    self.artifacts.pump(output, CHUNK_MAX);
+                }
+                Ok(if self.is_collected() { Progress::Over } else { Progress::Underway })
             }
         }
     }
@@ -294,6 +327,24 @@ impl Job {
         if let Phase::Running = self.phase {
             sys::kill(To::Process(self.entrypoint), n);
         }
+        if let (Some(reader), sys::SIGKILL) = (self.reader, n) {
+            sys::kill(To::Process(reader), n);
+        }
+    }
+
+    /// Has the artifacts read: in the job's world, if it had one of its own. If that can't be, nothing of them is sent.
+    pub fn collect(&mut self, sandbox: Option<&Sandbox>) {
+        if let (Some(wanted), Phase::Draining { end }) = (self.wanted.take(), self.phase) {
+            self.phase = Phase::Collecting { end };
+            if let Ok((reader, pipe)) = wanted.read(sandbox) {
+                self.reader = Some(reader);
+                self.artifacts.pipe = Some(pipe);
+            }
+        }
+    }
+
+    fn is_collected(&self) -> bool {
+        self.reader.is_none() && self.artifacts.pipe.is_none()
     }
 
     /// Kills the job's processes.
@@ -304,6 +355,10 @@ impl Job {
 
     /// A child was reaped: the entrypoint, or an orphan of its making.
     pub fn account(&mut self, child: &Reaped, reach: Reach) {
+        if self.reader == Some(child.pid) {
+            self.reader = None;
+            return;
+        }
         self.cpu_us += child.cpu_us;
         self.max_rss_kib = self.max_rss_kib.max(child.max_rss_kib);
         if child.pid == self.entrypoint
@@ -343,19 +398,28 @@ impl Job {
     }
 
     /// How it went.
-    pub fn verdict(self, oom_kills: u32) -> Result<Exited, Failed> {
-        match (self.failed, self.phase) {
-            (Some(failed), _) => Err(failed),
-            (None, Phase::Draining { end } | Phase::Killing { end, .. }) => Ok(Exited {
-                end,
-                left_behind: self.left_behind,
-                interfered: self.interfered,
-                oom_kills,
-                cpu_us: self.cpu_us,
-                max_rss: self.max_rss_kib * 1024,
-            }),
-            (None, Phase::Running) => Err(Failed { step: Step::Fork, errno: 0 }),
+    pub fn verdict(mut self, oom_kills: u32) -> Result<Exited, Failed> {
+        self.oom_kills += oom_kills;
+        self.exited()
+    }
+
+    /// How it went, so far.
+    pub fn exited(&self) -> Result<Exited, Failed> {
+        if let Some(failed) = self.failed {
+            return Err(failed);
         }
+        let end = match self.phase {
+            Phase::Killing { end, .. } | Phase::Draining { end } | Phase::Collecting { end } => end,
+            Phase::Running => return Err(Failed::at(Step::Fork, 0)),
+        };
+        Ok(Exited {
+            end,
+            left_behind: self.left_behind,
+            interfered: self.interfered,
+            oom_kills: self.oom_kills,
+            cpu_us: self.cpu_us,
+            max_rss: self.max_rss_kib * 1024,
+        })
     }
 }
 

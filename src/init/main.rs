@@ -9,6 +9,9 @@
 //!  (READY once)                   STARTED            kill(-1, SIGKILL)                              EXITED | FAILED
 //! ```
 //!
+//! If the job's artifacts are wanted, another state lies before EXITED: ENDED ─▶ collecting, in which a child of its own reads
+//! them (`artifacts.rs`).
+//!
 //! One thread, one loop around `ppoll`. Nothing but that poll ever waits: every descriptor is nonblocking, so a
 //! worker that reads slowly stops init from reading the job's output (the job then sees a full pipe, as it would under
 //! `docker run`), but not from obeying SIGNAL, taking stdin, reaping, or noticing that the worker is gone.
@@ -23,12 +26,18 @@
 #![no_main]
 #![deny(unsafe_code)]
 
+mod artifacts;
 mod child;
+mod files;
+#[allow(dead_code, reason = "the worker's half of it")]
+mod glob;
 mod home;
 mod input;
 mod job;
 mod mounts;
 mod output;
+#[allow(dead_code, reason = "the worker's half of it")]
+mod parcel;
 mod sandbox;
 #[allow(unsafe_code, reason = "system calls")]
 mod sys;
@@ -38,6 +47,7 @@ mod wire;
 
 use core::convert::Infallible;
 
+use artifacts::Wanted;
 use input::{Command, Input};
 use job::{Job, Progress};
 use output::Output;
@@ -70,7 +80,8 @@ mod slot {
     pub const STDIN: usize = 4;
     pub const STDOUT: usize = 5;
     pub const STDERR: usize = 6;
-    pub const COUNT: usize = 7;
+    pub const ARTIFACTS: usize = 7;
+    pub const COUNT: usize = 8;
 }
 
 fn main(arguments: Environment, environment: Environment) -> ! {
@@ -166,10 +177,12 @@ impl Init {
             if ready[slot::COMMANDS].ready() {
                 self.take_command()?;
             }
-            if let Some(job) = &mut self.job
-                && job.proceed(&ready, &mut self.input, &mut self.output)? == Progress::Over
-            {
-                self.conclude()?;
+            if let Some(job) = &mut self.job {
+                match job.proceed(&ready, &mut self.input, &mut self.output)? {
+                    Progress::Underway => {}
+                    Progress::Drained => self.collect()?,
+                    Progress::Over => self.conclude()?,
+                }
             }
         }
     }
@@ -259,7 +272,7 @@ impl Init {
     /// cost every init.
     #[inline(never)]
     fn set_up(&mut self, payload: sys::Mapping) -> Result<(), Quit> {
-        let failed = |errno: Errno| Quit::Unable(Failed { step: Step::Memory, errno: errno.0 });
+        let failed = |errno: Errno| Quit::Unable(Failed::at(Step::Memory, errno.0));
         let sandbox = sys::keep(Sandbox::new(payload).map_err(Quit::Unable)?).map_err(failed)?;
         self.isolation = Isolation::Namespace { sandbox, staged: None, spent: None };
         self.stage()
@@ -287,26 +300,53 @@ impl Init {
     }
 
     fn start(&mut self, payload: sys::Result<(sys::Mapping, usize)>) -> Result<(), Quit> {
-        let launched = match payload {
-            Ok((memory, len)) => {
-                let decoded = StartHead::decode(&memory[..len]);
+        let (mut wanted, mut go) = (None, None);
+        let launched = match &payload {
+            Ok((memory, length)) => {
+                let decoded = StartHead::decode(&memory[..*length]);
                 let (head, strings) = decoded.map_err(|_| Quit::Protocol)?;
+                let has_stdin = head.stdin || head.files > 0;
+                wanted = (head.wanted > 0).then_some(head);
                 match &mut self.isolation {
-                    Isolation::Namespace { staged, spent, .. } => {
+                    Isolation::Namespace { staged, .. } => {
                         let Some(staged) = staged.take() else { return Err(Quit::Protocol) };
-                        staged.go(len).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
-                        *spent = Some(Spent { memory, len });
-                        Ok(Job::begun(staged.pid, staged.pipes, head.stdin))
+                        staged.go(*length).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
+                        go = Some(staged.go);
+                        Ok(Job::begun(staged.pid, staged.pipes, has_stdin))
                     }
                     _ => Job::launch(head, strings, self.environment),
                 }
             }
-            Err(errno) => Err(Failed { step: Step::Memory, errno: errno.0 }),
+            Err(errno) => Err(Failed::at(Step::Memory, errno.0)),
         };
         match launched {
-            Ok(job) => self.job = Some(job),
+            Ok(mut job) => {
+                if let Ok((memory, length)) = payload {
+                    match (wanted, &mut self.isolation) {
+                        (Some(head), _) => job.wanted = Some(Wanted { head, memory, length, world: go }),
+                        (None, Isolation::Namespace { spent, .. }) => *spent = Some(Spent { memory, length }),
+                        (None, _) => {}
+                    }
+                }
+                self.job = Some(job);
+            }
             Err(failed) => self.output.control(Kind::Failed, &failed.encode())?,
         }
+        Ok(())
+    }
+
+    /// The job's processes are gone, all that they printed is in the buffer, and artifacts are wanted.
+    fn collect(&mut self) -> Result<(), Quit> {
+        let Some(job) = &mut self.job else { return Ok(()) };
+        job.oom_kills += self.oom.advance();
+        if let Ok(exited) = job.exited() {
+            self.output.control(Kind::Ended, &exited.encode())?;
+        }
+        let sandbox = match &self.isolation {
+            Isolation::Namespace { sandbox, .. } => Some(*sandbox),
+            _ => None,
+        };
+        job.collect(sandbox);
         Ok(())
     }
 
@@ -332,9 +372,7 @@ impl Init {
     fn last_words(&mut self, why: &Quit) {
         let failed = |step: Failed| step.encode();
         let _ = match why {
-            Quit::Protocol => {
-                self.output.control(Kind::Failed, &failed(Failed { step: Step::Protocol, errno: 0 }))
-            }
+            Quit::Protocol => self.output.control(Kind::Failed, &failed(Failed::at(Step::Protocol, 0))),
             Quit::Unable(why) => self.output.control(Kind::Failed, &failed(*why)),
             Quit::Doubt(doubt) => self.output.control(Kind::Doubt, &[*doubt as u8]),
             Quit::WorkerGone | Quit::Asked | Quit::Kernel(_) => Ok(()),

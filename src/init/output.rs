@@ -8,9 +8,9 @@ use crate::wire::{self, CHUNK_MAX, Exited, HEADER, Kind};
 const FRAME: usize = HEADER + CHUNK_MAX;
 
 /// Room that output never takes, so that the frames that tell how the job fares always find some. At most one each
-/// of STARTED, STDIN_TAKEN, EXITED (or FAILED), READY and a last FAILED (or DOUBT) can wait at a time: the worker causes
-/// the next only after it received the one before.
-const CONTROL: usize = 5 * (HEADER + Exited::LEN);
+/// of STARTED, STDIN_TAKEN, ENDED, EXITED (or FAILED), READY and a last FAILED (or DOUBT) can wait at a time: the worker
+/// causes the next only after it received the one before.
+const CONTROL: usize = 6 * (HEADER + Exited::LEN);
 
 /// Two frames, so that one is filled while the other waits, and that neither of the job's streams starves the other.
 const SIZE: usize = 2 * FRAME + CONTROL;

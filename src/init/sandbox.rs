@@ -14,7 +14,8 @@
 
 use core::ffi::CStr;
 
-use crate::child::{self, Ends, PATH_MAX, Surroundings};
+use crate::child::{self, Ends, Surroundings};
+use crate::glob::PATH_MAX;
 use crate::home;
 use crate::job::{Pipes, pipes};
 use crate::mounts::{self, Fate, Table};
@@ -77,14 +78,15 @@ pub struct Sandbox {
 pub struct Staged {
     pub pid: Pid,
     pub pipes: Pipes,
-    go: Fd,
+    /// A socket. What comes back through it, before a job whose artifacts are wanted begins, is its world.
+    pub go: Fd,
     pub state: Stage,
 }
 
 /// The memory of a START that has been executed.
 pub struct Spent {
     pub memory: Mapping,
-    pub len: usize,
+    pub length: usize,
 }
 
 /// So much of such memory is wiped and used again; what held more is given back, so that one large START is not paid for
@@ -109,7 +111,7 @@ pub enum News {
 }
 
 fn at(step: Step) -> impl Fn(Errno) -> Failed {
-    move |errno| Failed { step, errno: errno.0 }
+    move |errno| Failed::at(step, errno.0)
 }
 
 impl Sandbox {
@@ -163,14 +165,14 @@ impl Sandbox {
     /// Forks the process that will become the next job. Its START goes into the memory that comes with it.
     pub fn stage(&self, environment: Environment, spent: Option<Spent>) -> Result<(Staged, Mapping), Failed> {
         let start = match spent {
-            Some(Spent { mut memory, len }) if len <= REUSED_MAX => {
-                memory[..len].fill(0);
+            Some(Spent { mut memory, length }) if length <= REUSED_MAX => {
+                memory[..length].fill(0);
                 memory
             }
             _ => Mapping::shared(START_MAX).map_err(at(Step::Memory))?,
         };
         let (ours, ends) = pipes()?;
-        let (go, go_end) = sys::pipe().map_err(at(Step::Pipe))?;
+        let (go, go_end) = sys::socket_pair().map_err(at(Step::Pipe))?;
         match isolate::fork_isolated().map_err(at(Step::Namespaces))? {
             Fork::Parent(pid) => Ok((Staged { pid, pipes: ours, go: go_end, state: Stage::Making }, start)),
             Fork::Child => {
@@ -193,6 +195,10 @@ impl Sandbox {
         let payload = &start[..(u32::from_le_bytes(length) as usize).min(START_MAX)];
         match StartHead::decode(payload) {
             Ok((head, strings)) => {
+                if head.wanted > 0 {
+                    // If that fails, init finds nothing there.
+                    let _ = sys::open(sys::OWN_MOUNTS).and_then(|world| sys::send_descriptor(go, &world));
+                }
                 let around = Surroundings { inherited: environment, home: Some(self.home) };
                 child::become_entrypoint(head, strings, around, ends)
             }
@@ -222,6 +228,14 @@ impl Sandbox {
         self.become_user().map_err(at(Step::Credentials))?;
         if entered == Err(Errno::ACCES) { sys::chdir(self.directory) } else { entered }
             .map_err(at(Step::Chdir))
+    }
+
+    /// In a process of init's own: sees what the job whose world this is saw, as its user.
+    pub fn enter(&self, world: &Fd) -> sys::Result<()> {
+        sys::enter_mounts(world)?;
+        let entered = sys::chdir(self.directory);
+        self.become_user()?;
+        if entered == Err(Errno::ACCES) { sys::chdir(self.directory) } else { entered }
     }
 
     fn make_root(&self) -> sys::Result<()> {

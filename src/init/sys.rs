@@ -8,7 +8,9 @@
 mod files;
 pub mod isolate;
 mod memory;
+mod pass;
 mod processes;
+mod tree;
 mod wait;
 
 use core::arch::{asm, global_asm};
@@ -16,7 +18,9 @@ use core::ffi::CStr;
 
 pub use files::*;
 pub use memory::{Mapping, keep};
+pub use pass::*;
 pub use processes::*;
+pub use tree::*;
 pub use wait::*;
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
@@ -127,7 +131,10 @@ impl Errno {
     pub const NOEXEC: Errno = Errno(8);
     pub const AGAIN: Errno = Errno(11);
     pub const ACCES: Errno = Errno(13);
+    pub const EXIST: Errno = Errno(17);
     pub const NOTDIR: Errno = Errno(20);
+    pub const NAME_TOO_LONG: Errno = Errno(36);
+    pub const LOOP: Errno = Errno(40);
 }
 
 pub type Result<T> = core::result::Result<T, Errno>;
@@ -141,11 +148,13 @@ macro_rules! numbers {
 numbers! {
     READ 0 63             WRITE 1 64            CLOSE 3 57            MMAP 9 222
     MUNMAP 11 215         RT_SIGACTION 13 134   RT_SIGPROCMASK 14 135 IOCTL 16 29
-    PREAD64 17 67         GETPID 39 172         CLONE 56 220          EXECVE 59 221
+    PREAD64 17 67         GETPID 39 172         SENDMSG 46 211        RECVMSG 47 212
+    SOCKETPAIR 53 199     CLONE 56 220          EXECVE 59 221
     WAIT4 61 260          KILL 62 129           FCNTL 72 25           GETCWD 79 17
     CHDIR 80 49           FCHMOD 91 52          FCHOWN 93 55          UMASK 95 166
     GETUID 102 174        SETSID 112 157        SETGROUPS 116 159     SETRESUID 117 147
-    SETRESGID 119 149     CAPGET 125 90         CAPSET 126 91         PIVOT_ROOT 155 41
+    SETRESGID 119 149     CAPGET 125 90         CAPSET 126 91         FSTATFS 138 44
+    PIVOT_ROOT 155 41     GETDENTS64 217 61     SETNS 308 268
     PRCTL 157 167         MOUNT 165 40          UMOUNT2 166 39        CLOCK_GETTIME 228 113
     EXIT_GROUP 231 94     OPENAT 257 56         MKDIRAT 258 34        MKNODAT 259 33
     FCHOWNAT 260 54       NEWFSTATAT 262 79     UNLINKAT 263 35       SYMLINKAT 266 36

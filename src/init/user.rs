@@ -25,7 +25,7 @@ impl User {
 
 /// The user that `name`, as in Docker's `USER`, means here: `NAME`, `UID`, and either with `:GROUP`.
 pub fn find(name: &[u8]) -> Result<User, Failed> {
-    let failed = |errno: Errno| Failed { step: Step::User, errno: errno.0 };
+    let failed = |errno: Errno| Failed::at(Step::User, errno.0);
     let (user, group) = match name.iter().position(|b| *b == b':') {
         Some(colon) => (&name[..colon], &name[colon + 1..]),
         None => (name, &b""[..]),

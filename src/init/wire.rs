@@ -7,19 +7,23 @@
 //!
 //! ```text
 //! worker → init   [SETUP]  START  STDIN  STDIN_EOF  SIGNAL
-//! init → worker   READY  STARTED  STDOUT  STDERR  STDIN_TAKEN  EXITED | FAILED  [READY | DOUBT]
+//! init → worker   READY  STARTED  STDOUT  STDERR  STDIN_TAKEN  [ENDED  ARTIFACT]  EXITED | FAILED  [READY | DOUBT]
 //! ```
 //!
 //! Per container: READY once; then per START: STARTED, any number of STDOUT/STDERR/STDIN_TAKEN, and one
 //! EXITED, after which nothing follows. FAILED stands in place of STARTED…EXITED when the entrypoint
 //! could not be executed.
 //!
+//! Files that a job brings are the beginning of what STDIN frames carry, and are put in place before STARTED. If START asks for
+//! artifacts, ENDED says that the entrypoint is over and everything printed has been sent; ARTIFACT frames follow, then EXITED. A
+//! SIGKILL cuts them short. `parcel.rs` defines both streams.
+//!
 //! With isolation `namespace` the worker first sends SETUP, and each EXITED or FAILED is followed by another READY, when the
 //! next job may come, or by DOUBT, when none should. FAILED in place of READY says why there can't be any.
 
 /// Version of this protocol; READY carries it, and a worker refuses any other. The init that a worker
 /// meets is the one it put there itself (volumes are named by content), so this is a safety net.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// Length of a frame's header in bytes.
 pub const HEADER: usize = 5;
@@ -70,6 +74,10 @@ pub enum Kind {
     Failed = 70,
     /// No other job should run in this container; init ends. Payload: a [`Doubt`]'s number, one byte.
     Doubt = 71,
+    /// The entrypoint ended, everything it left is gone, its output is drained; artifacts follow. Payload: [`Exited`].
+    Ended = 72,
+    /// A piece of the artifacts' stream.
+    Artifact = 73,
 }
 
 impl Kind {
@@ -89,6 +97,8 @@ impl Kind {
             69 => Kind::Exited,
             70 => Kind::Failed,
             71 => Kind::Doubt,
+            72 => Kind::Ended,
+            73 => Kind::Artifact,
             _ => return None,
         })
     }
@@ -99,10 +109,10 @@ impl Kind {
             Kind::Start => START_MAX,
             Kind::Setup => SETUP_MAX,
             Kind::Doubt => 1,
-            Kind::Stdin | Kind::Stdout | Kind::Stderr => CHUNK_MAX,
+            Kind::Stdin | Kind::Stdout | Kind::Stderr | Kind::Artifact => CHUNK_MAX,
             Kind::StdinEof | Kind::Started | Kind::StdinTaken => 0,
             Kind::Signal | Kind::Ready => 4,
-            Kind::Exited => Exited::LEN,
+            Kind::Exited | Kind::Ended => Exited::LEN,
             Kind::Failed => Failed::LEN,
         }
     }
@@ -141,7 +151,8 @@ pub const fn parse_header(h: [u8; HEADER]) -> Result<(Kind, usize), Malformed> {
 }
 
 /// The fixed head of a START payload. After it come NUL-terminated strings: the working directory (empty:
-/// stay in init's own, which is the image's), then `argc` arguments, then `envc` environment entries.
+/// stay in init's own, which is the image's), then `argc` arguments, then `envc` environment entries, then `wanted` patterns
+/// (see `glob.rs`) of files that are wanted when the job is over, relative ones from the working directory.
 ///
 /// An entry `NAME=value` sets a variable; `HOME=` alone, as for the runtime, means the directory that the image's
 /// `/etc/passwd` has for the user. An entry without `=` takes the variable of that name from
@@ -156,39 +167,62 @@ pub struct StartHead {
     pub argc: u32,
     /// Number of environment entries.
     pub envc: u32,
+    /// Number of files ahead of the job's stdin.
+    pub files: u32,
+    /// Number of patterns.
+    pub wanted: u32,
+    /// Most artifacts.
+    pub artifacts_max: u32,
+    /// Most bytes of all artifacts together.
+    pub bytes_max: u64,
 }
 
 impl StartHead {
     /// Length in bytes.
-    pub const LEN: usize = 9;
+    pub const LEN: usize = 29;
+
+    /// A job that has stdin or not, so many arguments and environment entries, and nothing else.
+    pub const fn plain(stdin: bool, argc: u32, envc: u32) -> StartHead {
+        StartHead { stdin, argc, envc, files: 0, wanted: 0, artifacts_max: 0, bytes_max: 0 }
+    }
 
     /// The bytes that open the payload.
-    pub const fn encode(self) -> [u8; Self::LEN] {
-        let a = self.argc.to_le_bytes();
-        let e = self.envc.to_le_bytes();
-        [self.stdin as u8, a[0], a[1], a[2], a[3], e[0], e[1], e[2], e[3]]
+    pub fn encode(self) -> [u8; Self::LEN] {
+        let mut b = [0; Self::LEN];
+        b[0] = self.stdin as u8;
+        let numbers = [self.argc, self.envc, self.files, self.wanted, self.artifacts_max];
+        for (place, number) in b[1..21].chunks_exact_mut(4).zip(numbers) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        b[21..].copy_from_slice(&self.bytes_max.to_le_bytes());
+        b
     }
 
     /// Reads the head of a START payload; the strings are what follows it.
     ///
     /// # Errors
     /// [`Malformed::Payload`] if it is too short, has no argument, or its strings are not
-    /// `1 + argc + envc` NUL-terminated ones.
+    /// `1 + argc + envc + wanted` NUL-terminated ones.
     pub fn decode(payload: &[u8]) -> Result<(StartHead, &[u8]), Malformed> {
         const BAD: Malformed = Malformed::Payload(Kind::Start);
         let Some((h, strings)) = payload.split_first_chunk::<{ Self::LEN }>() else {
             return Err(BAD);
         };
+        let number = |at: usize| u32::from_le_bytes([h[at], h[at + 1], h[at + 2], h[at + 3]]);
         let head = StartHead {
             stdin: match h[0] {
                 0 => false,
                 1 => true,
                 _ => return Err(BAD),
             },
-            argc: u32::from_le_bytes([h[1], h[2], h[3], h[4]]),
-            envc: u32::from_le_bytes([h[5], h[6], h[7], h[8]]),
+            argc: number(1),
+            envc: number(5),
+            files: number(9),
+            wanted: number(13),
+            artifacts_max: number(17),
+            bytes_max: u64_at(h, 21),
         };
-        let wanted = 1 + u64::from(head.argc) + u64::from(head.envc);
+        let wanted = 1 + u64::from(head.argc) + u64::from(head.envc) + u64::from(head.wanted);
         let ends = strings.iter().filter(|b| **b == 0).count() as u64;
         if head.argc == 0 || ends != wanted || strings.last() != Some(&0) {
             return Err(BAD);
@@ -388,6 +422,12 @@ pub enum Step {
     AppArmor = 16,
     /// The seccomp program.
     Seccomp = 17,
+    /// Entering or making the directory of a file that the job brings.
+    Directory = 18,
+    /// Making or writing that file.
+    File = 19,
+    /// Reading artifacts.
+    Artifacts = 20,
 }
 
 impl Step {
@@ -411,6 +451,9 @@ impl Step {
             15 => Step::Credentials,
             16 => Step::AppArmor,
             17 => Step::Seccomp,
+            18 => Step::Directory,
+            19 => Step::File,
+            20 => Step::Artifacts,
             _ => return None,
         })
     }
@@ -423,16 +466,23 @@ pub struct Failed {
     pub step: Step,
     /// The kernel's error number, 0 where there is none.
     pub errno: i32,
+    /// Which of the job's files it is about, from 0, where it is about one.
+    pub item: u32,
 }
 
 impl Failed {
     /// Length in bytes.
-    pub const LEN: usize = 5;
+    pub const LEN: usize = 9;
+
+    /// One that is not about a file.
+    pub const fn at(step: Step, errno: i32) -> Failed {
+        Failed { step, errno, item: 0 }
+    }
 
     /// The payload.
     pub const fn encode(self) -> [u8; Self::LEN] {
-        let e = self.errno.to_le_bytes();
-        [self.step as u8, e[0], e[1], e[2], e[3]]
+        let (e, i) = (self.errno.to_le_bytes(), self.item.to_le_bytes());
+        [self.step as u8, e[0], e[1], e[2], e[3], i[0], i[1], i[2], i[3]]
     }
 
     /// Reads the payload.
@@ -445,6 +495,7 @@ impl Failed {
         Ok(Failed {
             step: Step::from_u8(b[0]).ok_or(BAD)?,
             errno: i32::from_le_bytes([b[1], b[2], b[3], b[4]]),
+            item: u32::from_le_bytes([b[5], b[6], b[7], b[8]]),
         })
     }
 }
@@ -468,7 +519,7 @@ mod tests {
                 assert_eq!(doubt as u8, n);
             }
             if let Some(step) = Step::from_u8(n) {
-                let f = Failed { step, errno: -7 + i32::from(n) };
+                let f = Failed { step, errno: -7 + i32::from(n), item: u32::from(n) << 20 };
                 assert_eq!(Failed::decode(&f.encode()), Ok(f));
             }
             for end in [End::Code(n), End::Signal(n)] {
@@ -502,10 +553,11 @@ mod tests {
 
     #[test]
     fn a_start_payload_must_have_the_strings_that_its_head_counts() {
-        let head = StartHead { stdin: true, argc: 2, envc: 1 };
+        let plain = StartHead::plain(true, 2, 1);
+        let head = StartHead { files: 7, wanted: 1, artifacts_max: 9, bytes_max: u64::MAX - 1, ..plain };
         let mut ok = head.encode().to_vec();
-        ok.extend_from_slice(b"\0sh\0-c\0A=1\0");
-        assert_eq!(StartHead::decode(&ok), Ok((head, &b"\0sh\0-c\0A=1\0"[..])));
+        ok.extend_from_slice(b"\0sh\0-c\0A=1\0*\0");
+        assert_eq!(StartHead::decode(&ok), Ok((head, &b"\0sh\0-c\0A=1\0*\0"[..])));
 
         let mut open = ok.clone();
         open.extend_from_slice(b"tail");
@@ -513,9 +565,9 @@ mod tests {
         more.push(0);
         let mut flag = ok.clone();
         flag[0] = 2;
-        let mut none = StartHead { stdin: false, argc: 0, envc: 0 }.encode().to_vec();
+        let mut none = StartHead::plain(false, 0, 0).encode().to_vec();
         none.push(0);
-        let huge = StartHead { stdin: false, argc: u32::MAX, envc: u32::MAX }.encode().to_vec();
+        let huge = StartHead::plain(false, u32::MAX, u32::MAX).encode().to_vec();
         for bad in [&ok[..ok.len() - 1], &open, &more, &flag, &none, &huge, &[][..]] {
             assert_eq!(StartHead::decode(bad), Err(Malformed::Payload(Kind::Start)));
         }

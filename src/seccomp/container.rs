@@ -8,7 +8,7 @@ use super::table::{Check, NAMESPACES, PERSONALITIES, REFUSED_FAMILIES, Verdict, 
 /// What init itself calls to make a job's namespaces and file systems and to give up what it has, and what the default
 /// profile has for containers with CAP_SYS_ADMIN alone, or (`pivot_root`) for none. Those that every job may call as
 /// well are here so that the list is whole.
-pub const NEEDS_OF_INIT: [&str; 10] = [
+pub const NEEDS_OF_INIT: [&str; 11] = [
     "capset",
     "clone",
     "mknodat",
@@ -18,6 +18,7 @@ pub const NEEDS_OF_INIT: [&str; 10] = [
     "seccomp",
     "setgroups",
     "sethostname",
+    "setns",
     "umount2",
 ];
 

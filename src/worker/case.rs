@@ -3,24 +3,25 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::claims::{Claim, Incoming, Unheard};
 use super::metrics::PoolSeries;
 use super::remembered::{Known, Run};
 use super::{Shutdown, Worker};
+use crate::artifacts::{Collected, Collector};
 use crate::attempt::{self, AttemptError, Controls, Ended, Plan};
 use crate::broker::{Properties, Publisher};
 use crate::config::{PoolConfig, WorkerConfig};
 use crate::contract::PoolName;
 use crate::contract::event::{JobResult, LeaseKind, Stream};
-use crate::contract::job::{self, Job, Rejection};
+use crate::contract::job::{self, Env, Job, Rejection};
 use crate::launch::{self, Order};
 use crate::outcome::{self, Disposition, Met, Outcome, Tries};
 use crate::output::Output;
 use crate::pool::Lease;
-use crate::replies::{Replies, StartFacts};
+use crate::redact::Secrets;
+use crate::replies::{Followed, Replies, StartFacts};
 use crate::trace::Trace;
 
 /// One delivery, while it is here.
@@ -53,6 +54,7 @@ pub(super) struct Report {
     pub(super) startup: Option<Duration>,
     pub(super) ran: Option<Duration>,
     pub(super) output: Option<Output>,
+    pub(super) collected: Option<Collected>,
 }
 
 pub(super) struct LeaseFacts {
@@ -64,7 +66,7 @@ pub(super) struct LeaseFacts {
 
 impl Report {
     fn only(outcome: Outcome) -> Report {
-        Report { outcome, lease: None, startup: None, ran: None, output: None }
+        Report { outcome, lease: None, startup: None, ran: None, output: None, collected: None }
     }
 }
 
@@ -199,6 +201,29 @@ impl<'a> Case<'a> {
                 format!("{asked} is more than the most of pool {}, {max}", self.pool),
             ));
         }
+        let limits = &self.config.files;
+        if job.files.0.len() > limits.max {
+            let message = format!(
+                "{} files are more than the most of pool {}, {}",
+                job.files.0.len(),
+                self.pool,
+                limits.max
+            );
+            return Err(Rejection::of("files", message));
+        }
+        if job.files.bytes() > limits.size {
+            let message = format!(
+                "{} bytes are more than the most of pool {}, {}",
+                job.files.bytes(),
+                self.pool,
+                limits.size
+            );
+            return Err(Rejection::of("files", message));
+        }
+        if self.config.artifacts.max == 0 && !job.artifacts.0.is_empty() {
+            let message = format!("pool {} returns none: its artifacts.max is 0", self.pool);
+            return Err(Rejection::of("artifacts", message));
+        }
         Ok(job)
     }
 
@@ -226,9 +251,15 @@ impl<'a> Case<'a> {
             Err(error) => return Report::only(Outcome::no_container(&error)),
         };
         self.trace.step("lease", asked, Instant::now());
-        let (plan, executable) = match self.plan(&job, &lease, properties, timeout) {
+        let given = self.worker.secrets.of(self.pool);
+        let secrets = secrets_of(&job, &given);
+        let masked = |outcome: Outcome| match &secrets {
+            Some(secrets) => outcome.masked(secrets),
+            None => outcome,
+        };
+        let (plan, executable) = match self.plan(&job, &given, &lease, properties, timeout) {
             Ok(plan) => plan,
-            Err(rejection) => return Report::only(Outcome::Rejected(rejection)),
+            Err(rejection) => return Report::only(masked(Outcome::Rejected(rejection))),
         };
         let facts = LeaseFacts {
             kind: lease.kind,
@@ -242,20 +273,27 @@ impl<'a> Case<'a> {
             cancel: listed.cancel.clone(),
             hurry: CancellationToken::new(),
         };
-        let (result, started, output) = self.attempt(lease, plan, &facts, &job, replies, &controls).await;
+        let wanted = &job.artifacts.0;
+        let collector = (!wanted.is_empty())
+            .then(|| Collector::new(wanted, self.config.artifacts, replies.events(), secrets.clone()));
+        let output = Output::new(job.logs, self.config.logs_limit, secrets.clone());
+        let kept = (output, collector);
+        let (result, followed) = self.attempt(lease, plan, &facts, kept, replies, &controls).await;
         let ran = result.as_ref().ok().map(|ended| ended.ran);
         Report {
-            outcome: Outcome::of(result, &executable, timeout),
+            outcome: masked(Outcome::of(result, &executable, timeout)),
             lease: Some(facts),
-            startup: started.map(|at| at.saturating_duration_since(self.received)),
+            startup: followed.started.map(|at| at.saturating_duration_since(self.received)),
             ran,
-            output: Some(output),
+            output: Some(followed.output),
+            collected: followed.collected,
         }
     }
 
     fn plan(
         &self,
         job: &Job,
+        given: &Env,
         lease: &Lease,
         properties: &Properties,
         timeout: Duration,
@@ -265,7 +303,10 @@ impl<'a> Case<'a> {
         let order = Order {
             args: job.args.as_deref(),
             env: &job.env,
-            stdin: job.stdin.clone().map(Bytes::from),
+            given,
+            stdin: job.stdin.as_ref().map(|stdin| stdin.0.clone()),
+            files: &job.files.0,
+            artifacts: &job.artifacts.0,
             traceparent: traceparent.as_deref().or(properties.traceparent.as_deref()),
             timeout,
             stop_grace: self.config.stop_grace,
@@ -273,19 +314,18 @@ impl<'a> Case<'a> {
         launch::plan(&lease.image, &lease.config, order)
     }
 
-    /// Runs the job and publishes what happens, side by side: a slow reply queue slows the job's output, not
-    /// its deadlines.
+    /// Runs the job and publishes what happens, by way of what keeps its output and artifacts, side by side: a slow reply
+    /// queue slows the job's output, not its deadlines.
     async fn attempt(
         &self,
         lease: Lease,
         plan: Plan,
         facts: &LeaseFacts,
-        job: &Job,
+        kept: (Output, Option<Collector>),
         replies: &mut Replies<'_>,
         controls: &Controls,
-    ) -> (Result<Ended, AttemptError>, Option<Instant>, Output) {
+    ) -> (Result<Ended, AttemptError>, Followed) {
         let (happen, happenings) = tokio::sync::mpsc::channel(attempt::CHANNEL);
-        let output = Output::new(job, self.config.logs_limit);
         let start = StartFacts {
             pool: self.pool.as_str(),
             worker: &self.worker.config.name,
@@ -296,10 +336,9 @@ impl<'a> Case<'a> {
         let begun = Instant::now();
         let (result, followed) = tokio::join!(
             attempt::run(lease, plan, controls, happen),
-            replies.follow(output, start, happenings, &controls.hurry),
+            replies.follow(kept, start, happenings, &controls.hurry),
         );
-        let (output, started) = followed;
-        if let Some(at) = started {
+        if let Some(at) = followed.started {
             self.trace.step("start", begun, at);
             let ran = result.as_ref().map_or_else(|_| at.elapsed(), |ended| ended.ran);
             self.trace.step("run", at, at + ran);
@@ -308,11 +347,20 @@ impl<'a> Case<'a> {
             tracing::debug!(lease = facts.kind.as_str(), container = %facts.container, ?startup, "started");
         }
         for stream in Stream::ALL {
-            self.metrics.output(stream).inc_by(output.total(stream));
+            self.metrics.output(stream).inc_by(followed.output.total(stream));
         }
         if let Ok(ended) = &result {
             self.metrics.run.observe(ended.ran.as_secs_f64());
         }
-        (result, started, output)
+        (result, followed)
     }
+}
+
+/// What is masked in what a job prints, in its errors and in the names of its artifacts: the variables that it names as secrets, and those
+/// that its pool gives it, with the job's own value too where it sets one of these itself.
+fn secrets_of(job: &Job, given: &Env) -> Option<Secrets> {
+    let is_secret =
+        |name: &String| job.secrets.contains(name) || given.0.iter().any(|(given, _)| given == name);
+    let own = job.env.0.iter().filter(|(name, _)| is_secret(name));
+    Secrets::new(own.chain(&given.0).map(|(_, value)| value.as_bytes()))
 }

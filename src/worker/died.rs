@@ -109,6 +109,8 @@ impl Worker {
             usage: None,
             stdout: None,
             stderr: None,
+            artifacts: None,
+            artifacts_missed: Vec::new(),
             image: None,
             container: None,
             dropped: 0,

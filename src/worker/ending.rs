@@ -132,6 +132,7 @@ impl Case<'_> {
         };
         let end = verdict.as_ref().and_then(|v| v.end);
         let (stdout, stderr) = report.output.and_then(Output::tails).unzip();
+        let collected = report.collected.map(|c| (c.artifacts, c.missed)).unzip();
         let lease = report.lease;
         let dropped = replies.dropped();
         JobResult {
@@ -154,6 +155,8 @@ impl Case<'_> {
                 .map(|e| Usage { cpu_ms: e.cpu_us / 1000, max_rss_bytes: e.max_rss }),
             stdout,
             stderr,
+            artifacts: collected.0,
+            artifacts_missed: collected.1.unwrap_or_default(),
             image: lease.as_ref().map(|l| l.image.clone()),
             container: lease.map(|l| l.container),
             dropped,

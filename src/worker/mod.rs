@@ -46,6 +46,7 @@ use crate::failures::Failures;
 use crate::metrics::Metrics;
 use crate::pool::Pools;
 use crate::running::Running;
+use crate::secrets::PoolSecrets;
 
 /// What all seats share.
 pub struct Worker {
@@ -55,6 +56,7 @@ pub struct Worker {
     pools: Pools,
     broker: Arc<dyn Broker>,
     running: Running,
+    secrets: PoolSecrets,
     claims: Claims,
     remembered: Remembered,
     failures: Failures,
@@ -73,6 +75,7 @@ pub struct Shutdown {
 
 impl Worker {
     /// A worker over these pools and this broker.
+    #[expect(clippy::too_many_arguments, reason = "what all seats share, each of another kind")]
     pub fn new(
         config: WorkerConfig,
         retry_delays: Vec<Duration>,
@@ -80,6 +83,7 @@ impl Worker {
         pools: Pools,
         broker: Arc<dyn Broker>,
         running: Running,
+        secrets: PoolSecrets,
         metrics: &Metrics,
     ) -> Worker {
         let metrics = WorkerMetrics::new(metrics, pools.names());
@@ -93,6 +97,7 @@ impl Worker {
             pools,
             broker,
             running,
+            secrets,
             claims,
             remembered,
             failures,

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::PoolName;
+use crate::contract::artifact::{Artifact, MissedArtifact};
 use crate::contract::event::{Data, JobResult, Tail};
 
 /// Most bytes of results that are remembered. Small ones take about [`SMALL`].
@@ -129,6 +130,9 @@ impl Book {
 impl Run {
     /// It ran to its end, with this result.
     pub(super) fn over(mut self, result: &JobResult) {
+        if !is_whole(result) {
+            return;
+        }
         let Some(key) = self.key.take() else { return };
         let (now, bytes) = (Instant::now(), size(result));
         let mut book = self.remembered.book();
@@ -151,16 +155,28 @@ impl Drop for Run {
     }
 }
 
+/// Whether it says all that there is to say: artifacts that went before it, in events of their own, can't be told again.
+fn is_whole(result: &JobResult) -> bool {
+    result.artifacts.iter().flatten().all(|artifact| artifact.events.is_none())
+}
+
 /// About how much memory a result takes; the parts that a job or a publisher may make large.
 fn size(result: &JobResult) -> usize {
-    let tail = |tail: &Option<Tail>| match tail.as_ref().map(|tail| &tail.data) {
+    let data = |data: Option<&Data>| match data {
         Some(Data::Text(text) | Data::Base64(text)) => text.len(),
         None => 0,
     };
+    let tail = |tail: &Option<Tail>| data(tail.as_ref().map(|tail| &tail.data));
+    let artifacts = result.artifacts.iter().flatten();
+    let artifacts: usize = artifacts
+        .map(|artifact| size_of::<Artifact>() + artifact.path.len() + data(artifact.data.as_ref()))
+        .sum();
+    let missed = result.artifacts_missed.iter();
+    let missed: usize = missed.map(|m| size_of::<MissedArtifact>() + m.path.len() + m.message.len()).sum();
     let metadata = result.envelope.metadata.as_ref().and_then(|m| serde_json::to_vec(m).ok());
     // Each value of a JSON object has a place of its own.
     let metadata = metadata.map_or(0, |json| 8 * json.len());
-    SMALL + tail(&result.stdout) + tail(&result.stderr) + metadata
+    SMALL + tail(&result.stdout) + tail(&result.stderr) + artifacts + missed + metadata
 }
 
 #[cfg(test)]
@@ -187,6 +203,8 @@ mod tests {
             usage: None,
             stdout: Some(tail),
             stderr: None,
+            artifacts: None,
+            artifacts_missed: Vec::new(),
             image: None,
             container: None,
             dropped: 0,
@@ -244,6 +262,26 @@ mod tests {
         run(&off, "a", "{}").over(&result(0));
         drop(run(&off, "a", "{}"));
         assert!(off.book().jobs.is_empty());
+    }
+
+    #[test]
+    fn a_result_that_does_not_say_all_is_not_told_again() {
+        let remembered = Remembered::new(MINUTE);
+        let artifact = |events, data: Option<&str>| Artifact {
+            path: "out".into(),
+            size: 3,
+            mode: "0644".into(),
+            sha256: String::new(),
+            events,
+            data: data.map(|text| Data::Text(text.into())),
+        };
+        let with = |of: Vec<Artifact>| JobResult { artifacts: Some(of), ..result(0) };
+        run(&remembered, "a", "{}").over(&with(vec![artifact(None, Some("abc"))]));
+        assert!(matches!(enter(&remembered, "a", "{}"), Known::Over(_)));
+        run(&remembered, "b", "{}").over(&with(vec![artifact(None, Some("abc")), artifact(Some(2), None)]));
+        drop(run(&remembered, "b", "{}"));
+        let large = with(vec![artifact(None, Some(&"x".repeat(1000)))]);
+        assert!(size(&large) >= SMALL + 1000);
     }
 
     #[test]

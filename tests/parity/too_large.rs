@@ -75,7 +75,10 @@ async fn run(env: Env, stack: &str) -> Result<(u8, String), String> {
     let order = Order {
         args: Some(&args),
         env: &env,
+        given: &Env::default(),
         stdin: None,
+        files: &[],
+        artifacts: &[],
         traceparent: None,
         timeout: PATIENCE,
         stop_grace: PATIENCE,

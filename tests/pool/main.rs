@@ -18,7 +18,7 @@ use prewarm::attempt::{self, AttemptError, Controls, Ended, Happening, Plan, Sto
 use prewarm::config::{IdleConfig, PoolConfig};
 use prewarm::contract::PoolName;
 use prewarm::contract::event::LeaseKind;
-use prewarm::engine::link::{self, Stdin};
+use prewarm::engine::link::{self, Beside, Stdin};
 use prewarm::engine::{ContainerState, Engine, Op, WORKER_LABEL};
 use prewarm::init::wire::End;
 use prewarm::metrics::Metrics;
@@ -71,11 +71,13 @@ async fn close(pools: &Pools, fake: &Fake) {
 
 fn plan() -> Plan {
     Plan {
-        start: link::start_frame(&["x".into()], &[], Stdin::Null).unwrap(),
+        start: link::start_frame(&["x".into()], &[], Stdin::Null, &Beside::default()).unwrap(),
+        files: Vec::new(),
         stdin: None,
         timeout: MINUTE,
         stop_signal: 15,
         stop_grace: Duration::from_secs(5),
+        collect: Duration::from_secs(5),
     }
 }
 

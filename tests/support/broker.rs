@@ -13,13 +13,16 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::schema;
 use super::worker::DEADLINE;
 
 pub const STARTED: &str = "prewarm.started.v1";
 pub const LOG: &str = "prewarm.log.v1";
 pub const RESULT: &str = "prewarm.result.v1";
+pub const ARTIFACT: &str = "prewarm.artifact.v1";
 /// The broker's direct reply-to, which is no queue.
 pub const DIRECT: &str = "amq.rabbitmq.reply-to";
 
@@ -82,6 +85,8 @@ pub struct Reply {
     pub body: Value,
     pub bytes: Vec<u8>,
     pub properties: BasicProperties,
+    /// What its schema says against it.
+    fault: Option<String>,
 }
 
 impl std::fmt::Debug for Reply {
@@ -93,7 +98,8 @@ impl std::fmt::Debug for Reply {
 impl Reply {
     fn of(data: Vec<u8>, properties: BasicProperties) -> Reply {
         let kind = properties.kind().as_ref().map(ToString::to_string).unwrap_or_default();
-        Reply { kind, body: serde_json::from_slice(&data).unwrap_or(Value::Null), bytes: data, properties }
+        let body = serde_json::from_slice(&data).unwrap_or(Value::Null);
+        Reply { fault: schema::fault(&kind, &body), kind, body, bytes: data, properties }
     }
 
     pub fn header(&self, name: &str) -> Option<String> {
@@ -125,6 +131,7 @@ impl Attempt {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         for (seq, reply) in replies.iter().enumerate() {
             let body = &reply.body;
+            assert_eq!(reply.fault, None, "{reply:?}");
             assert_eq!(body["seq"], seq, "{}", context());
             assert_eq!(body["job_id"], job.id);
             assert_eq!(&body["attempt"], attempt);
@@ -147,6 +154,7 @@ impl Attempt {
                     assert_eq!(body["offset"], stream.len(), "{}", context());
                     stream.extend(data(body));
                 }
+                ARTIFACT => assert!(seq > 0 && !last, "{}", context()),
                 RESULT => assert!(last, "{}", context()),
                 other => panic!("a reply of type '{other}'"),
             }
@@ -162,6 +170,49 @@ impl Attempt {
 
     pub fn logs(&self) -> Vec<&Value> {
         self.replies.iter().filter(|r| r.kind == LOG).map(|r| &r.body).collect()
+    }
+
+    /// The bytes of one of the result's artifacts, put together from events if they aren't in it, and found to be what size
+    /// and digest say.
+    pub fn artifact(&self, path: &str) -> Vec<u8> {
+        let all = self.result["artifacts"].as_array().unwrap();
+        let found =
+            all.iter().find(|a| a["path"] == path).unwrap_or_else(|| panic!("{path}: {:#}", self.result));
+        let bytes = match found["events"].as_u64() {
+            None => data(found),
+            Some(events) => {
+                let of_it = |r: &&Reply| r.kind == ARTIFACT && r.body["path"] == path;
+                let pieces: Vec<&Value> = self.replies.iter().filter(of_it).map(|r| &r.body).collect();
+                assert_eq!(pieces.len() as u64, events);
+                let mut bytes = Vec::new();
+                for piece in pieces {
+                    assert_eq!((&piece["offset"], &piece["size"]), (&bytes.len().into(), &found["size"]));
+                    bytes.extend(data(piece));
+                }
+                bytes
+            }
+        };
+        assert_eq!(found["size"], bytes.len());
+        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found["sha256"], digest);
+        bytes
+    }
+
+    /// The paths of the artifacts that came, sorted.
+    pub fn artifacts(&self) -> Vec<&str> {
+        let all = self.result["artifacts"].as_array().unwrap_or_else(|| panic!("{:#}", self.result));
+        let mut paths: Vec<&str> = all.iter().map(|a| a["path"].as_str().unwrap()).collect();
+        paths.sort_unstable();
+        paths
+    }
+
+    /// The paths of those that didn't, and why, sorted.
+    pub fn missed(&self) -> Vec<(&str, &str)> {
+        let all = self.result["artifacts_missed"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut pairs: Vec<(&str, &str)> =
+            all.iter().map(|m| (m["path"].as_str().unwrap(), m["reason"].as_str().unwrap())).collect();
+        pairs.sort_unstable();
+        pairs
     }
 
     pub fn status(&self) -> &str {
@@ -293,6 +344,11 @@ impl Broker {
             Ok(all) => all.unwrap()[&job.id].clone(),
             Err(_) => panic!("not in time; so far: {:#?}", self.inbox.borrow().get(&job.id)),
         }
+    }
+
+    /// What schemas say against replies that came here, whether anybody looked at them or not.
+    pub fn faults(&self) -> Vec<String> {
+        self.inbox.borrow().values().flatten().filter_map(|r| r.fault.clone()).collect()
     }
 
     /// All replies to a job so far.

@@ -8,4 +8,5 @@ pub mod docker;
 pub mod engine;
 pub mod own_broker;
 pub mod own_engine;
+pub mod schema;
 pub mod worker;

@@ -106,6 +106,7 @@ impl Site {
                 let _ = docker::docker(["rm", "-f", "-v", &container.id]).output();
             }
         }
+        left.extend(self.broker.faults());
         let pools = self.pools.into_inner().unwrap();
         self.broker.delete_all(pools.iter().map(String::as_str)).await;
         self.broker.close().await;

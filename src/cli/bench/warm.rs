@@ -12,10 +12,12 @@ use crate::attempt::{self, Controls, Happening};
 use crate::config::{IdleConfig, Isolation, PoolConfig};
 use crate::contract::PoolName;
 use crate::contract::event::LeaseKind;
+use crate::contract::job::Env;
 use crate::init::wire::End;
 use crate::launch::{self, Order};
 use crate::outcome::Outcome;
 use crate::pool::{PoolStatus, Pools};
+use crate::secrets;
 
 /// How long an idle container is waited for, and a pool's coming to rest.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,13 +29,16 @@ pub struct Warm {
     pools: Pools,
     name: PoolName,
     config: PoolConfig,
+    given: Env,
     job: Job,
 }
 
 impl Warm {
-    /// Jobs in this pool. `config` is what it is to be when it sizes itself.
+    /// Jobs in this pool, with what its `secrets_from` has. `config` is what it is to be when it sizes itself.
     pub fn new(pools: Pools, name: PoolName, config: PoolConfig, job: Job) -> Warm {
-        Warm { pools, name, config, job }
+        // It could be read when the configuration was.
+        let given = config.secrets_from.as_deref().and_then(|d| secrets::read(d).ok()).unwrap_or_default();
+        Warm { pools, name, config, given, job }
     }
 
     /// Waits until this is so of the pool.
@@ -77,7 +82,10 @@ impl Runner for Warm {
         let order = Order {
             args: self.job.args.as_deref(),
             env: &self.job.env,
+            given: &self.given,
             stdin: None,
+            files: &[],
+            artifacts: &[],
             traceparent: None,
             timeout: LONGEST_JOB,
             stop_grace: Duration::ZERO,
@@ -99,6 +107,7 @@ impl Runner for Warm {
                     Happening::Output(..) => {
                         sample.first_output.get_or_insert_with(|| begun.elapsed());
                     }
+                    Happening::Artifact(_) => {}
                 }
             }
         };

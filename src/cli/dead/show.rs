@@ -11,7 +11,7 @@ use crate::broker::BrokerError;
 use crate::broker::dead::{DeadLetter, DeadLetters};
 use crate::contract::event::timestamp;
 use crate::contract::job;
-use crate::redact::{MASK, Redactor};
+use crate::redact::{MASK, Secrets};
 
 /// Most bytes of a body that are shown to people.
 const SHOWN: usize = 16 * 1024;
@@ -92,7 +92,9 @@ impl Fit {
         };
         let secrets = take_secrets(&mut body, job::decode(source).is_ok());
         let mut all = json!([reason, properties, body]);
-        mask(&mut all, &secrets);
+        if let Some(known) = Secrets::new(secrets.iter().map(String::as_bytes)) {
+            mask(&mut all, &known, &secrets);
+        }
         let Value::Array(all) = all else { return Fit { reason, properties, body: None } };
         match <[Value; 3]>::try_from(all) {
             Ok([Value::String(reason), Value::Object(properties), body]) => {
@@ -141,21 +143,14 @@ fn take_secrets(body: &mut Value, understood: bool) -> Vec<String> {
 }
 
 /// Masks the secrets in all texts and keys.
-fn mask(value: &mut Value, secrets: &[String]) {
-    let masked = |text: &str| {
-        Redactor::new(secrets.iter().map(String::as_bytes)).map(|mut redactor| {
-            let mut bytes = redactor.feed(text.as_bytes());
-            bytes.extend(redactor.finish());
-            String::from_utf8_lossy(&bytes).into_owned()
-        })
-    };
+fn mask(value: &mut Value, known: &Secrets, secrets: &[String]) {
     match value {
-        Value::String(text) => *text = masked(text).unwrap_or_else(|| std::mem::take(text)),
-        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, secrets)),
+        Value::String(text) => *text = known.mask(text),
+        Value::Array(items) => items.iter_mut().for_each(|item| mask(item, known, secrets)),
         Value::Object(entries) => {
             for (name, mut value) in std::mem::take(entries) {
-                mask(&mut value, secrets);
-                entries.insert(masked(&name).unwrap_or(name), value);
+                mask(&mut value, known, secrets);
+                entries.insert(known.mask(&name), value);
             }
         }
         // One that is the secret whole; part of a number is none.
