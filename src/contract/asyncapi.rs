@@ -24,21 +24,20 @@ pub fn document(names: &Names) -> Value {
         s.definitions_path = "/components/schemas".into();
         s.meta_schema = None;
     });
+    // What a worker sends leaves out what there is nothing to say of; what it takes may be left out where there is a default.
+    let mut sent = settings.clone().for_serialize().into_generator();
     let mut generator = settings.into_generator();
     let replies = [topology::STARTED, topology::LOG, topology::ARTIFACT, topology::RESULT];
     let messages = json!({
         "job": job_message(&mut generator),
-        topology::STARTED: reply::<event::Started>(&mut generator, topology::STARTED, "The job's entrypoint is executing."),
-        topology::LOG: reply::<event::Log>(&mut generator, topology::LOG, "A piece of its output."),
-        topology::ARTIFACT: reply::<artifact::ArtifactPiece>(
-            &mut generator, topology::ARTIFACT, "A piece of an artifact that is too large for the result."
+        topology::STARTED: reply::<event::Started>(&mut sent, topology::STARTED, "The job's entrypoint is executing."),
+        topology::LOG: reply::<event::Log>(&mut sent, topology::LOG, "A piece of its output."),
+        topology::ARTIFACT: reply::<artifact::ArtifactPiece>(&mut sent, topology::ARTIFACT, "A piece of an artifact that is too large for the result."
         ),
-        topology::RESULT: reply::<event::JobResult>(
-            &mut generator, topology::RESULT, "How the attempt ended: exactly one for each attempt that is the job's last, after all others."
+        topology::RESULT: reply::<event::JobResult>(&mut sent, topology::RESULT, "How the attempt ended: exactly one for each attempt that is the job's last, after all others."
         ),
         control::CANCEL: message::<control::Cancel>(&mut generator, control::CANCEL, "A job isn't wanted any more."),
-        control::CANCELLING: message::<control::Cancelling>(
-            &mut generator, control::CANCELLING, "What a worker does about it."
+        control::CANCELLING: message::<control::Cancelling>(&mut sent, control::CANCELLING, "What a worker does about it."
         ),
         "dead": {
             "title": "A message that can't be processed, as it was published",
@@ -46,7 +45,8 @@ pub fn document(names: &Names) -> Value {
             "payload": {"description": "The body as it came; most often a job."},
         },
     });
-    let schemas: Map<String, Value> = generator.take_definitions(true);
+    let mut schemas: Map<String, Value> = generator.take_definitions(true);
+    schemas.extend(sent.take_definitions(true));
     json!({
         "asyncapi": "3.0.0",
         "info": {

@@ -1,6 +1,7 @@
 //! JSON Schema (2020-12) of the contract's messages.
 
-use schemars::{Schema, schema_for};
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 
 use super::{artifact, control, event, job};
 
@@ -30,16 +31,26 @@ pub enum Message {
 /// The schema of one message.
 pub fn of(message: Message) -> Schema {
     match message {
-        Message::Job => schema_for!(job::Job),
-        Message::Started => schema_for!(event::Started),
-        Message::Log => schema_for!(event::Log),
-        Message::Artifact => schema_for!(artifact::ArtifactPiece),
-        Message::Result => schema_for!(event::JobResult),
-        Message::Cancel => schema_for!(control::Cancel),
-        Message::Cancelling => schema_for!(control::Cancelling),
-        Message::Watch => schema_for!(control::Watch),
-        Message::Watching => schema_for!(control::Watching),
+        Message::Job => taken::<job::Job>(),
+        Message::Started => sent::<event::Started>(),
+        Message::Log => sent::<event::Log>(),
+        Message::Artifact => sent::<artifact::ArtifactPiece>(),
+        Message::Result => sent::<event::JobResult>(),
+        Message::Cancel => taken::<control::Cancel>(),
+        Message::Cancelling => sent::<control::Cancelling>(),
+        Message::Watch => taken::<control::Watch>(),
+        Message::Watching => sent::<control::Watching>(),
     }
+}
+
+/// Of what others write, and prewarm reads: what may be left out is not required.
+fn taken<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<T>()
+}
+
+/// Of what prewarm writes: what it may leave out is not required.
+fn sent<T: JsonSchema>() -> Schema {
+    SchemaSettings::draft2020_12().for_serialize().into_generator().into_root_schema_for::<T>()
 }
 
 #[cfg(test)]
@@ -61,6 +72,12 @@ mod tests {
         ] {
             let schema = of(message).to_value();
             assert!(schema["properties"].get(field).is_some(), "{message:?}: {schema}");
+        }
+        let result = of(Message::Result).to_value();
+        let required = result["required"].as_array().unwrap();
+        assert!(required.contains(&"status".into()));
+        for left_out in ["dropped", "artifacts_missed", "exit_code", "repeated"] {
+            assert!(!required.contains(&left_out.into()), "{left_out}");
         }
     }
 }
