@@ -10,7 +10,7 @@
 #
 # DOCKER_HOST and PREWARM_BROKER_URL, if set, name an existing engine or broker to use instead.
 
-# shellcheck disable=SC2329 # functions are also called through `step`, `within` and `at_clean_up`
+# shellcheck disable=SC2317,SC2329 # functions are also called through `step`, `within` and `at_clean_up`
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR

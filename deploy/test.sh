@@ -10,7 +10,7 @@
 #
 # DOCKER_HOST and PREWARM_BROKER_URL, if set, name an existing engine or broker to use instead
 # (then PREWARM_TEST_RABBITMQCTL may name a command that reaches that broker's rabbitmqctl).
-# shellcheck disable=SC2329 # functions are also called through `check`, `within` and the choice of mode
+# shellcheck disable=SC2317,SC2329 # functions are also called through `check`, `within` and the choice of mode
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR

@@ -1,8 +1,13 @@
 //! Pure: what becomes of the stream of artifacts that init sends (`init/parcel.rs`) — files for the result, pieces for events,
 //! digests, and what is missing.
 //!
-//! Memory is bounded by the pool's `artifacts.inline`, by one piece, and by what one frame can hold.
+//! Memory is bounded by the pool's `artifacts.inline`, by what names may take, by one piece, and by what one frame can hold. So is
+//! the result, whatever a job calls its files and writes into them: a broker closes the channel of who sends more than it takes.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+
+use base64::Engine as _;
 use bytes::{Buf, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 
@@ -14,6 +19,9 @@ use crate::redact::Secrets;
 
 /// Largest piece of an artifact in an event, in bytes.
 pub const PIECE_MAX: usize = 256 * 1024;
+
+/// Most bytes of files' names in a result, as JSON.
+const NAMES_MAX: usize = 1 << 20;
 
 /// A piece of an artifact, as an event shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +63,12 @@ pub struct Collector {
     /// Masked in names; what is in files is as it is.
     secrets: Option<Secrets>,
     inline_left: u64,
+    names_left: usize,
+    /// Hashes of the paths of files that are whole.
+    known: HashSet<u64>,
+    hasher: RandomState,
+    /// Files of which nothing is told, since their names have no room.
+    untold: u64,
     /// What has come of a record that isn't complete.
     buffer: BytesMut,
     open: Option<Open>,
@@ -77,6 +91,7 @@ enum End {
 #[derive(Debug)]
 struct Open {
     path: String,
+    key: u64,
     mode: u16,
     size: u64,
     got: u64,
@@ -87,8 +102,14 @@ struct Open {
 #[derive(Debug)]
 enum Place {
     Result(Vec<u8>),
-    Events { pending: Vec<u8>, sent: u64 },
+    Events {
+        pending: Vec<u8>,
+        sent: u64,
+    },
+    /// There is no reply queue.
     Nowhere,
+    /// It is there already, or there is no room for its name.
+    Untold,
 }
 
 impl Collector {
@@ -105,6 +126,10 @@ impl Collector {
             events,
             secrets,
             inline_left: limits.inline,
+            names_left: NAMES_MAX,
+            known: HashSet::new(),
+            hasher: RandomState::new(),
+            untold: 0,
             buffer: BytesMut::new(),
             open: None,
             collected: Collected::default(),
@@ -171,8 +196,10 @@ impl Collector {
                 } else {
                     self.shown(body)
                 };
-                let missed = missed(path, record, &self.limits);
-                self.collected.missed.push(missed);
+                if self.has_room_for(&path) {
+                    let missed = missed(path, record, &self.limits);
+                    self.collected.missed.push(missed);
+                }
                 true
             }
             (Tag::End, None) => {
@@ -190,7 +217,12 @@ impl Collector {
         if count >= self.limits.max || sum.saturating_add(record.number) > self.limits.size {
             return false;
         }
-        let place = if record.number <= self.inline_left {
+        let key = self.hasher.hash_one(path);
+        let path = self.shown(path);
+        // By another pattern: see `init/artifacts.rs`.
+        let place = if self.known.contains(&key) || !self.has_room_for(&path) {
+            Place::Untold
+        } else if record.number <= self.inline_left {
             self.inline_left -= record.number;
             Place::Result(Vec::new())
         } else if self.events == Events::Sent {
@@ -199,7 +231,8 @@ impl Collector {
             Place::Nowhere
         };
         self.open = Some(Open {
-            path: self.shown(path),
+            path,
+            key,
             mode: record.detail & 0o777,
             size: record.number,
             got: 0,
@@ -211,15 +244,18 @@ impl Collector {
 
     fn finish_file(&mut self, errno: u64, due: &mut Vec<Piece>) {
         let Some(mut open) = self.open.take() else { return };
+        if let Place::Untold = open.place {
+            return;
+        }
         if errno != 0 {
             let message = format!("reading it failed after {} bytes: {}", open.got, said(errno));
             return self.miss(open.path, Missed::Unreadable, message);
         }
         open.flush(due);
         let (events, data) = match open.place {
-            Place::Result(bytes) => (None, Some(Data::from(bytes))),
+            Place::Result(bytes) => (None, Some(shortest(bytes))),
             Place::Events { sent, .. } => (Some(sent), None),
-            Place::Nowhere => {
+            Place::Nowhere | Place::Untold => {
                 let message = format!(
                     "it has {} bytes, more than is left of the {} that the result may hold, and the job has no reply_to for the rest",
                     open.size, self.limits.inline
@@ -227,6 +263,7 @@ impl Collector {
                 return self.miss(open.path, Missed::NoReplyQueue, message);
             }
         };
+        self.known.insert(open.key);
         self.collected.artifacts.push(Artifact {
             path: open.path,
             size: open.got,
@@ -235,6 +272,18 @@ impl Collector {
             events,
             data,
         });
+    }
+
+    /// Whether there is room for one more name.
+    fn has_room_for(&mut self, path: &str) -> bool {
+        let bytes = as_json(path);
+        let fits = bytes <= self.names_left;
+        if fits {
+            self.names_left -= bytes;
+        } else {
+            self.untold += 1;
+        }
+        fits
     }
 
     fn miss(&mut self, path: String, reason: Missed, message: String) {
@@ -260,7 +309,33 @@ impl Collector {
                 self.miss(pattern, Missed::Interrupted, message.into());
             }
         }
+        if self.untold > 0 {
+            let message = format!("{} more files; their names would be too long for the result", self.untold);
+            let pattern = self.patterns.get(self.reached).or(self.patterns.last());
+            let pattern = pattern.map(|pattern| self.shown(pattern.as_bytes())).unwrap_or_default();
+            self.miss(pattern, Missed::TooMany, message);
+        }
         self.collected
+    }
+}
+
+/// Bytes that a text takes as a JSON string, without its quotes.
+fn as_json(text: &str) -> usize {
+    let of = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 2,
+        0..=31 => 6,
+        _ => 1,
+    };
+    text.bytes().map(of).sum()
+}
+
+/// As text, unless it is none, or escapes would make it longer than base64 is.
+fn shortest(bytes: Vec<u8>) -> Data {
+    match Data::from(bytes) {
+        Data::Text(text) if as_json(&text) > text.len().div_ceil(3) * 4 => {
+            Data::Base64(base64::engine::general_purpose::STANDARD.encode(text))
+        }
+        data => data,
     }
 }
 
@@ -275,7 +350,7 @@ impl Open {
                     self.send(rest, due);
                 }
             }
-            Place::Nowhere => {}
+            Place::Nowhere | Place::Untold => {}
         }
     }
 
@@ -397,6 +472,46 @@ mod tests {
         let stream = [file(0, "a", b"more than eight"), end(0)].concat();
         assert_eq!(nowhere.push(&Bytes::from(stream)), []);
         assert_eq!(reasons(&nowhere.finish()), [("a", Missed::NoReplyQueue)]);
+    }
+
+    #[test]
+    fn a_result_is_bounded_whatever_files_are_called_and_hold() {
+        let limits = ArtifactsConfig { max: 10_000, size: 1 << 30, inline: 1 << 20, ..LIMITS };
+        let mut collector = Collector::new(&["**".to_owned()], limits, Events::Sent, None);
+        let name = "\u{1}".repeat(4000);
+        let miss = Record { detail: Miss::Link as u16, ..Record::plain(Tag::Missed, 0, 0) };
+        let miss = [&Record { path: 4000, ..miss }.encode()[..], name.as_bytes()].concat();
+        let content = vec![1; 600_000];
+        assert_eq!(collector.push(&Bytes::from(file(0, "control", &content))), []);
+        for n in 0..1000 {
+            collector.push(&Bytes::from(miss.clone()));
+            let name = format!("{n:04}{}", &name[4..]);
+            assert_eq!(collector.push(&Bytes::from(file(0, &name, b"x"))), []);
+        }
+        collector.push(&Bytes::from(end(0)));
+        let collected = collector.finish();
+        let Some(Data::Base64(coded)) = &collected.artifacts[0].data else { panic!() };
+        assert_eq!(coded.len(), 800_000);
+        let json = serde_json::to_vec(&(&collected.artifacts, &collected.missed)).unwrap();
+        assert!(json.len() < 800_000 + NAMES_MAX + (100 << 10), "{}", json.len());
+        let last = collected.missed.last().unwrap();
+        assert_eq!((last.path.as_str(), last.reason), ("**", Missed::TooMany));
+        let told = collected.artifacts.len() - 1 + collected.missed.len() - 1;
+        assert_eq!(
+            last.message,
+            format!("{} more files; their names would be too long for the result", 2000 - told)
+        );
+        // What comes by two patterns is there once.
+        let mut twice = Collector::new(&["a".to_owned(), "*".to_owned()], LIMITS, Events::Sent, None);
+        twice.push(&Bytes::from(
+            [file(0, "a", b"1"), file(1, "a", b"1"), file(1, "b", b"2"), end(1)].concat(),
+        ));
+        let twice = twice.finish();
+        assert_eq!(twice.artifacts.iter().map(|a| a.path.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(twice.missed, []);
+        for text in ["a\"\\\n\u{1}\u{7f}é", ""] {
+            assert_eq!(as_json(text), serde_json::to_string(text).unwrap().len() - 2);
+        }
     }
 
     #[test]

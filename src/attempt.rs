@@ -291,7 +291,8 @@ impl Course {
     fn over(&self, exited: Option<Exited>) -> Ended {
         let end = self.ended.map_or_else(Instant::now, |(_, at)| at);
         let ran = self.started.map(|started| end.saturating_duration_since(started)).unwrap_or_default();
-        Ended { exited: exited.or(self.ended.map(|(exited, _)| exited)), stopped: self.stopped, ran }
+        // What happens to who reads the artifacts is no business of the job's, which was over.
+        Ended { exited: self.ended.map(|(ended, _)| ended).or(exited), stopped: self.stopped, ran }
     }
 
     fn lost(&self, error: LinkError) -> Result<Ended, AttemptError> {

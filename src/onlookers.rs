@@ -1,20 +1,24 @@
 //! Copies of a running job's output, for those who look on from elsewhere (`prewarm logs`).
 //!
 //! ```text
-//!  who follows the job ──never waits──► 16 events ──► Worker's copying task ──confirmed──► the onlooker's queue
+//!  who follows the job ──never waits──► 16 events, 1 MiB ──► Worker's copying task ──confirmed──► the onlooker's queue
 //!                        no room: dropped, which the offsets show
 //! ```
 //!
 //! A job doesn't notice them: its own replies have a publisher of their own, and nothing here is waited for.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::contract::event::{Data, Envelope, JobResult, Log};
 use crate::output::Piece;
 
 /// Events that may wait for an onlooker's queue, each at most 64 KiB of output.
 const EVENTS: usize = 16;
+/// Bytes that they may have together, as JSON: a byte of output may take six there, and each event has the job's metadata.
+const BYTES: usize = 1 << 20;
 /// Onlookers that may come to one job in the same moment.
 pub const COMING: usize = 4;
 
@@ -22,15 +26,25 @@ pub const COMING: usize = 4;
 #[derive(Debug)]
 pub struct Onlooker {
     seq: u64,
-    events: mpsc::Sender<Bytes>,
+    events: mpsc::Sender<Copy>,
+    room: Arc<Semaphore>,
     result: oneshot::Sender<Bytes>,
+}
+
+/// A log event that waits to be published.
+#[derive(Debug)]
+pub struct Copy {
+    /// The event, as JSON.
+    pub body: Bytes,
+    /// Its place among those that wait; free again when it is dropped.
+    _room: OwnedSemaphorePermit,
 }
 
 /// One of them, as the side that publishes sees it.
 #[derive(Debug)]
 pub struct Copies {
-    /// Log events, as JSON, until the job is over.
-    pub events: mpsc::Receiver<Bytes>,
+    /// Log events, until the job is over.
+    pub events: mpsc::Receiver<Copy>,
     /// After them its result, as JSON; an error if there is none here.
     pub result: oneshot::Receiver<Bytes>,
 }
@@ -40,7 +54,8 @@ impl Onlooker {
     pub fn new() -> (Onlooker, Copies) {
         let (send, events) = mpsc::channel(EVENTS);
         let (end, result) = oneshot::channel();
-        (Onlooker { seq: 0, events: send, result: end }, Copies { events, result })
+        let room = Arc::new(Semaphore::new(BYTES));
+        (Onlooker { seq: 0, events: send, room, result: end }, Copies { events, result })
     }
 
     /// Shows a piece of output if there is room. The envelope's number is set to the onlooker's own, which grows with what is
@@ -58,7 +73,11 @@ impl Onlooker {
                     truncated_at: piece.truncated_at,
                 };
                 // Our own types: no way to fail.
-                room.send(serde_json::to_vec(&log).unwrap_or_default().into());
+                let body = Bytes::from(serde_json::to_vec(&log).unwrap_or_default());
+                let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+                if let Ok(place) = self.room.clone().try_acquire_many_owned(bytes) {
+                    room.send(Copy { body, _room: place });
+                }
                 true
             }
             Err(mpsc::error::TrySendError::Full(())) => true,
@@ -152,12 +171,29 @@ mod tests {
         drop(all);
         let mut seen = Vec::new();
         while let Ok(body) = copies.events.try_recv() {
-            let log: Value = serde_json::from_slice(&body).unwrap();
+            let log: Value = serde_json::from_slice(&body.body).unwrap();
             assert_eq!(log["seq"], log["offset"]);
             seen.push(log["seq"].as_u64().unwrap());
         }
         // 0 was taken, 16 was dropped, 17 had its place, 18 and 19 had none.
         assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17]);
         assert!(copies.result.try_recv().is_err(), "the job went on elsewhere");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_too() {
+        let (mut onlooker, mut copies) = Onlooker::new();
+        // As JSON each of these is six.
+        let bytes = vec![0; 64 << 10];
+        for n in 0..EVENTS as u64 {
+            let piece = Piece { stream: Stream::Stdout, offset: n, bytes: bytes.clone(), truncated_at: None };
+            assert!(onlooker.show(envelope(), &piece));
+        }
+        let waiting: Vec<Copy> = std::iter::from_fn(|| copies.events.try_recv().ok()).collect();
+        assert_eq!(waiting.len(), 2);
+        assert!(waiting.iter().map(|copy| copy.body.len()).sum::<usize>() <= BYTES);
+        drop(waiting);
+        let piece = Piece { stream: Stream::Stdout, offset: 99, bytes, truncated_at: None };
+        assert!(onlooker.show(envelope(), &piece) && copies.events.try_recv().is_ok());
     }
 }

@@ -63,6 +63,8 @@ pub enum Disposition {
     DeadLetter,
     /// A copy to the delay queue that says what was met so far, then ack.
     Retry(Duration, Met),
+    /// A copy to the delay queue as it is, for a job that isn't to begin now, then ack. No attempt.
+    Later(Duration, Met),
     /// Back to the queue as it is.
     HandBack,
     /// Back to the queue, as an attempt.
@@ -200,9 +202,23 @@ fn verdict(ended: &Ended, timeout: Duration) -> Verdict {
     Verdict { status, end, exited: ended.exited, oom_killed, error }
 }
 
+/// Most characters of a name in an error: it may be as long as START takes, and is in the result, its copies and what is
+/// remembered.
+const NAME_MAX: usize = 400;
+
+/// As it is, or its beginning.
+fn brief(name: &str) -> std::borrow::Cow<'_, str> {
+    match name.char_indices().nth(NAME_MAX) {
+        Some((end, _)) => format!("{}…", &name[..end]).into(),
+        None => name.into(),
+    }
+}
+
 fn not_executed(failed: Failed, executable: &str) -> Outcome {
+    let slash = executable.contains('/');
+    let executable = brief(executable);
     let (code, kind, message) = match (failed.step, failed.errno) {
-        (Step::Lookup | Step::Exec, ENOENT) if executable.contains('/') => {
+        (Step::Lookup | Step::Exec, ENOENT) if slash => {
             (127, ErrorKind::NotFound, format!("exec: \"{executable}\": no such file or directory"))
         }
         (Step::Lookup | Step::Exec, ENOENT) => {

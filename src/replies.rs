@@ -172,7 +172,7 @@ impl<'a> Replies<'a> {
                     self.logs(pieces, hurry).await;
                     let pieces =
                         collector.as_mut().map(|collector| collector.push(&bytes)).unwrap_or_default();
-                    self.artifacts(pieces, hurry).await;
+                    self.artifacts(pieces).await;
                 }
                 None => break,
             }
@@ -182,7 +182,8 @@ impl<'a> Replies<'a> {
         Followed { output, started, collected: collector.map(Collector::finish) }
     }
 
-    async fn artifacts(&mut self, pieces: Vec<artifacts::Piece>, hurry: &CancellationToken) {
+    /// Not dropped to hurry, as output may be: the result says that they were sent. The time for all of them is bounded.
+    async fn artifacts(&mut self, pieces: Vec<artifacts::Piece>) {
         let Some(queue) = self.reply_to.clone() else { return };
         for piece in pieces {
             let reply = ArtifactPiece {
@@ -193,7 +194,7 @@ impl<'a> Replies<'a> {
                 data: Data::from(piece.bytes),
             };
             let message = self.message(&queue, topology::ARTIFACT, &reply);
-            self.send(message, hurry).await;
+            self.publisher.send(message).await;
         }
     }
 
@@ -242,6 +243,24 @@ impl<'a> Replies<'a> {
     pub fn dropped(&mut self) -> u64 {
         self.skipped += self.publisher.dropped();
         self.skipped
+    }
+
+    /// As [`Replies::result`], but a reply queue that refuses isn't waited for: others may have to wait behind it.
+    pub async fn result_at_once(&mut self, result: &event::JobResult) -> Delivered {
+        let astray = self.message(&self.results, topology::RESULT, result);
+        let Some(queue) = self.reply_to.clone() else {
+            publish_surely(self.publisher, astray).await;
+            return Delivered::ToResults;
+        };
+        let message = self.message(&queue, topology::RESULT, result);
+        let delivered = match self.publisher.offer(message).await {
+            Routed::Yes => return Delivered::ToPublisher,
+            Routed::No if queue.starts_with(DIRECT_REPLY_TO) => return Delivered::ToPublisher,
+            Routed::No => Delivered::Unroutable,
+            Routed::Refused => Delivered::Refused,
+        };
+        publish_surely(self.publisher, astray).await;
+        delivered
     }
 
     /// Publishes the result, and returns when the broker has confirmed it and all before it.

@@ -414,10 +414,10 @@ fn looking_loses_nothing_whenever_it_is_killed() {
             morgue.kill_midway(args, async || (1..2900).contains(&morgue.ready(&dead).await)).await;
             morgue.until_ready(&dead, 3000).await;
         }
-        // A signal as of Ctrl-C.
+        // A signal that the program doesn't handle, as of Ctrl-C (which is ignored in what a shell has put into the background).
         let mut child =
             morgue.stop_midway(&["ls"], async || (1..2900).contains(&morgue.ready(&dead).await)).await;
-        signal("INT", child.0.id());
+        signal("TERM", child.0.id());
         signal("CONT", child.0.id());
         assert!(!child.0.wait().unwrap().success());
         morgue.until_ready(&dead, 3000).await;

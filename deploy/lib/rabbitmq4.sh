@@ -32,6 +32,7 @@ make_root() {
         { tail -n 15 "$root.log" >&2; die "debootstrap failed (its last lines are above; all: $new/debootstrap/debootstrap.log)"; }
     # Without it Erlang doesn't know `localhost`, which is what our nodes are at.
     echo '127.0.0.1 localhost' | as_root tee "$new/etc/hosts" >/dev/null
+    # shellcheck disable=SC2016 # for that shell to expand
     as_root sh -c 'cd "$1" && rm -rf var/cache/apt/* var/lib/apt/lists/* usr/share/doc/* usr/share/man/* usr/share/locale/*' sh "$new"
     as_root mv "$new" "$root"
 }

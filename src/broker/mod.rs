@@ -148,6 +148,22 @@ pub struct Properties {
     pub headers: Vec<(String, String)>,
 }
 
+/// Most bytes of a publisher's own headers that a copy of its message keeps.
+const HEADERS_MAX: usize = 8 * 1024;
+
+impl Properties {
+    /// Drops the publisher's own headers if they are too long to be sent again: all headers have to fit into one frame of the
+    /// broker's and ours, or the broker closes the connection, each time that it is tried.
+    pub fn bound_headers(&mut self) {
+        if self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADERS_MAX {
+            tracing::warn!(
+                "the headers of this job are too long to be kept: {HEADERS_MAX} bytes is the most"
+            );
+            self.headers.clear();
+        }
+    }
+}
+
 /// A message to publish.
 #[derive(Clone, Debug)]
 pub struct Message {

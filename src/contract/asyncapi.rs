@@ -39,6 +39,15 @@ pub fn document(names: &Names) -> Value {
         control::CANCEL: message::<control::Cancel>(&mut generator, control::CANCEL, "A job isn't wanted any more."),
         control::CANCELLING: message::<control::Cancelling>(&mut sent, control::CANCELLING, "What a worker does about it."
         ),
+        control::WATCH: message::<control::Watch>(&mut generator, control::WATCH, "A running job's output is to be copied to the requester."),
+        control::WATCHING: message::<control::Watching>(&mut sent, control::WATCHING, "What a worker can show of it; copies follow from the one that has it."),
+        control::STATUS: message::<control::StatusQuery>(&mut generator, control::STATUS, "What goes on at each worker?"),
+        control::WORKER: {
+            "name": control::WORKER,
+            "title": "What goes on at one: the JSON of its `/status`",
+            "contentType": "application/json",
+            "payload": {"type": "object", "required": ["worker", "version", "ready", "pools", "jobs", "failures"]},
+        },
         "dead": {
             "title": "A message that can't be processed, as it was published",
             "headers": dead_headers(),
@@ -60,6 +69,19 @@ pub fn document(names: &Names) -> Value {
         "components": { "messages": messages, "schemas": schemas },
     })
 }
+
+/// What all workers are asked at once.
+const REQUESTS: [&str; 3] = [control::CANCEL, control::WATCH, control::STATUS];
+
+/// What comes back, to the requester's own queue.
+const ANSWERS: [&str; 6] = [
+    control::CANCELLING,
+    control::WATCHING,
+    control::WORKER,
+    topology::LOG,
+    topology::ARTIFACT,
+    topology::RESULT,
+];
 
 fn channels(names: &Names, replies: &[&str]) -> Value {
     let queue = |name: String| json!({"is": "queue", "queue": {"name": name, "durable": true, "exclusive": false, "autoDelete": false}, "bindingVersion": "0.3.0"});
@@ -99,13 +121,13 @@ fn channels(names: &Names, replies: &[&str]) -> Value {
         "control": {
             "address": "",
             "title": "Requests to all workers",
-            "messages": of(&[control::CANCEL]),
+            "messages": of(&REQUESTS),
             "bindings": {"amqp": exchange(names.control(), "fanout")},
         },
         "answers": {
             "address": null,
             "title": "A requester's own queue, which its request's reply_to names",
-            "messages": of(&[control::CANCELLING]),
+            "messages": of(&ANSWERS),
         },
     })
 }
@@ -139,6 +161,23 @@ fn operations(replies: &[&str]) -> Value {
             "summary": "Stops a job, or keeps it from beginning.",
             "messages": messages("control", &[control::CANCEL]),
             "reply": {"address": address, "channel": to("answers"), "messages": messages("answers", &[control::CANCELLING])},
+        },
+        "watch": {
+            "action": "receive",
+            "channel": to("control"),
+            "summary": "Copies a running job's output and result to an onlooker, beginning with the last 64 KiB of either stream.",
+            "messages": messages("control", &[control::WATCH]),
+            "reply": {
+                "address": address, "channel": to("answers"),
+                "messages": messages("answers", &[control::WATCHING, topology::LOG, topology::ARTIFACT, topology::RESULT]),
+            },
+        },
+        "status": {
+            "action": "receive",
+            "channel": to("control"),
+            "summary": "Tells what goes on at each worker.",
+            "messages": messages("control", &[control::STATUS]),
+            "reply": {"address": address, "channel": to("answers"), "messages": messages("answers", &[control::WORKER])},
         },
     })
 }
@@ -230,9 +269,15 @@ mod tests {
         assert_eq!(found, [""; 0]);
         assert_eq!(document["channels"]["jobs"]["bindings"]["amqp"]["exchange"]["name"], "acme.jobs");
         assert_eq!(document["channels"]["dead"]["address"], "acme.dead");
-        for name in
-            ["job", topology::STARTED, topology::LOG, topology::ARTIFACT, topology::RESULT, control::CANCEL]
-        {
+        for name in [
+            "job",
+            topology::STARTED,
+            topology::LOG,
+            topology::ARTIFACT,
+            topology::RESULT,
+            control::CANCEL,
+            control::WATCH,
+        ] {
             let message = &document["components"]["messages"][name];
             let payload = message["payload"]["$ref"].as_str().unwrap();
             let schema = document.pointer(&payload[1..]).unwrap();

@@ -12,7 +12,7 @@ use core::ffi::CStr;
 
 use crate::glob::{self, PATH_MAX};
 use crate::parcel::{Miss, Record, Tag};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, World};
 use crate::sys::{self, Entries, Errno, Fd, Fork, Mapping, Pid, What};
 use crate::wire::{CHUNK_MAX, Failed, StartHead, Step};
 
@@ -22,8 +22,9 @@ const DEPTH_MAX: usize = 64;
 /// Memory for the names of a directory, at a time.
 const NAMES: usize = 32 * 1024;
 
-/// Most files whose absence is told, beside one for each pattern.
+/// Most files whose absence is told, beside one for each pattern, and bytes of their paths.
 const MISSES_MAX: u32 = 1000;
+const MISSED_BYTES_MAX: usize = 64 << 10;
 
 /// What is wanted.
 pub struct Wanted {
@@ -40,7 +41,7 @@ impl Wanted {
     pub fn read(&self, sandbox: Option<&Sandbox>) -> Result<(Pid, Fd), Failed> {
         let failed = |errno: Errno| Failed::at(Step::Artifacts, errno.0);
         let world = match &self.world {
-            Some(world) => Some(sys::receive_descriptor(world).map_err(failed)?),
+            Some(through) => Some(World::receive(through).map_err(failed)?),
             None => None,
         };
         let (pipe, end) = sys::pipe().map_err(failed)?;
@@ -76,9 +77,11 @@ impl Wanted {
             end: 0,
             pattern: 0,
             met: false,
+            incomplete: 0,
             files_left: self.head.artifacts_max,
             bytes_left: self.head.bytes_max,
             misses_left: MISSES_MAX,
+            missed_bytes_left: MISSED_BYTES_MAX,
         };
         for (n, pattern) in self.patterns().enumerate() {
             reader.pattern = n as u32;
@@ -119,9 +122,12 @@ struct Reader<'a> {
     /// Which pattern is followed, and whether it has led to anything.
     pattern: u32,
     met: bool,
+    /// Patterns, by bit, whose way met a link or a refusal: what they stand for may not have been sent.
+    incomplete: u64,
     files_left: u32,
     bytes_left: u64,
     misses_left: u32,
+    missed_bytes_left: usize,
 }
 
 impl Reader<'_> {
@@ -182,6 +188,9 @@ impl Reader<'_> {
                 let end = self.end;
                 if self.push(name.to_bytes()) {
                     self.enter_or_take(directory, name, pattern, depth)?;
+                } else {
+                    // Told of the directory: there is no room for more.
+                    self.missed(Miss::Refused, Errno::NAME_TOO_LONG)?;
                 }
                 self.end = end;
             }
@@ -208,8 +217,12 @@ impl Reader<'_> {
                 Err(errno) => self.missed(why(errno), errno),
             },
             Ok(What::Directory) => Ok(()),
-            Ok(what) if matches => self.look_at(Some(directory), name, what),
-            Ok(_) => Ok(()),
+            Ok(what) => {
+                if what == What::Link {
+                    self.has_a_gap();
+                }
+                if matches { self.look_at(Some(directory), name, what) } else { Ok(()) }
+            }
             Err(errno) => self.missed(why(errno), errno),
         }
     }
@@ -217,9 +230,7 @@ impl Reader<'_> {
     /// Sends what has this name and isn't a directory, if it may be sent and hasn't been.
     fn look_at(&mut self, directory: Option<&Fd>, name: &CStr, what: What) -> Result<(), Stop> {
         self.met = true;
-        let wanted = self.wanted;
-        let path = &self.path[..self.end];
-        if wanted.patterns().take(self.pattern as usize).any(|p| glob::covers(p.to_bytes(), path)) {
+        if self.has_been_met() {
             return Ok(());
         }
         match what {
@@ -252,6 +263,18 @@ impl Reader<'_> {
         self.send(&file, &status)
     }
 
+    /// Whether an earlier pattern has led here. If that one's way had gaps, the worker sorts out what comes twice.
+    fn has_been_met(&self) -> bool {
+        let path = &self.path[..self.end];
+        let whole = |n: usize| self.incomplete & bit(n) == 0;
+        let earlier = self.wanted.patterns().take(self.pattern as usize).enumerate();
+        earlier.filter(|(n, _)| whole(*n)).any(|(_, pattern)| glob::covers(pattern.to_bytes(), path))
+    }
+
+    fn has_a_gap(&mut self) {
+        self.incomplete |= bit(self.pattern as usize);
+    }
+
     fn send(&mut self, file: &Fd, status: &sys::Found) -> Result<(), Stop> {
         let head = Record { detail: status.mode, ..Record::plain(Tag::File, self.pattern, status.size) };
         self.record(&head, self.end)?;
@@ -281,8 +304,11 @@ impl Reader<'_> {
     /// The file or directory whose path is `self.path` is missing.
     fn missed(&mut self, miss: Miss, errno: Errno) -> Result<(), Stop> {
         self.met = true;
-        if self.misses_left > 0 || miss == Miss::TooMany {
+        self.has_a_gap();
+        let room = self.misses_left > 0 && self.missed_bytes_left >= self.end;
+        if room || miss == Miss::TooMany {
             self.misses_left = self.misses_left.saturating_sub(1);
+            self.missed_bytes_left = self.missed_bytes_left.saturating_sub(self.end);
             let record = Record { detail: miss as u16, ..self.miss(errno) };
             self.record(&record, self.end)?;
         }
@@ -292,6 +318,7 @@ impl Reader<'_> {
     /// All that the pattern stands for is missing.
     fn missed_pattern(&mut self, miss: Miss, errno: Errno) -> sys::Result<()> {
         self.met = true;
+        self.has_a_gap();
         let record = Record { detail: miss as u16, ..self.miss(errno) };
         self.record(&record, 0)
     }
@@ -338,6 +365,11 @@ impl Reader<'_> {
         self.end = at + name.len();
         true
     }
+}
+
+/// A pattern's bit; those far behind have one together.
+fn bit(pattern: usize) -> u64 {
+    1 << pattern.min(63)
 }
 
 /// A path without its last name (and without the slash between, unless that is the root), and the name.

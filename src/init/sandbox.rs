@@ -197,7 +197,7 @@ impl Sandbox {
             Ok((head, strings)) => {
                 if head.wanted > 0 {
                     // If that fails, init finds nothing there.
-                    let _ = sys::open(sys::OWN_MOUNTS).and_then(|world| sys::send_descriptor(go, &world));
+                    let _ = hand_over_world(go);
                 }
                 let around = Surroundings { inherited: environment, home: Some(self.home) };
                 child::become_entrypoint(head, strings, around, ends)
@@ -230,12 +230,12 @@ impl Sandbox {
             .map_err(at(Step::Chdir))
     }
 
-    /// In a process of init's own: sees what the job whose world this is saw, as its user.
-    pub fn enter(&self, world: &Fd) -> sys::Result<()> {
-        sys::enter_mounts(world)?;
-        let entered = sys::chdir(self.directory);
-        self.become_user()?;
-        if entered == Err(Errno::ACCES) { sys::chdir(self.directory) } else { entered }
+    /// In a process of init's own: sees what the job whose world this is saw, as its user and from where it began. Not from
+    /// what is called so now: as root that would be wherever a link leads that the job has put there.
+    pub fn enter(&self, world: &World) -> sys::Result<()> {
+        sys::enter_mounts(&world.mounts)?;
+        sys::change_directory(&world.directory)?;
+        self.become_user()
     }
 
     fn make_root(&self) -> sys::Result<()> {
@@ -306,6 +306,27 @@ impl Sandbox {
         // Only root has any of its own: for others the kernel takes them away at execve.
         isolate::set_capabilities(if uid == 0 { self.capabilities } else { 0 })
     }
+}
+
+/// What is left of a job's world when its processes are gone.
+pub struct World {
+    mounts: Fd,
+    /// Where the job began.
+    directory: Fd,
+}
+
+impl World {
+    /// What the job has handed over before it began.
+    pub fn receive(through: &Fd) -> sys::Result<World> {
+        let mounts = sys::receive_descriptor(through)?;
+        Ok(World { mounts, directory: sys::receive_descriptor(through)? })
+    }
+}
+
+/// In the process that is about to become the job.
+fn hand_over_world(to: &Fd) -> sys::Result<()> {
+    sys::send_descriptor(to, &sys::open(sys::OWN_MOUNTS)?)?;
+    sys::send_descriptor(to, &sys::enter_directory(None, c".")?)
 }
 
 impl Staged {

@@ -43,9 +43,12 @@ enum First {
     Run(Run),
     /// It was run, with this result.
     Over(Arc<JobResult>),
-    /// An equal one runs, and the worker is stopping.
-    Draining,
+    /// An equal one still runs: look again after that time, or, if the worker is stopping, let another one look.
+    NotNow(Option<Duration>),
 }
+
+/// How long a job that was published again waits in its seat for the end of the first.
+const REPEAT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is known of a case when it is over; goes into the result.
 pub(super) struct Report {
@@ -120,9 +123,11 @@ impl<'a> Case<'a> {
                         let ending = self.repeat(&result, replies).await;
                         return ending.apply(&self, publisher, body, properties, claim).await;
                     }
-                    First::Draining => {
+                    First::NotNow(delay) => {
+                        let disposition =
+                            delay.map_or(Disposition::HandBack, |delay| Disposition::Later(delay, met));
                         let report = Report::only(Outcome::NotBegun);
-                        let ending = self.conclude(report, Disposition::HandBack, replies, None).await;
+                        let ending = self.conclude(report, disposition, replies, None).await;
                         return ending.apply(&self, publisher, body, properties, claim).await;
                     }
                 }
@@ -142,8 +147,14 @@ impl<'a> Case<'a> {
             .await
     }
 
-    /// Whether the job is to be run, or was. While an equal one runs here, its end is waited for.
+    /// Whether the job is to be run, or was. While an equal one runs here, its end is waited for: a moment in this seat, and
+    /// then in a delay queue, so that one job's copies don't take the seats that others could have.
     async fn first(&self, properties: &Properties, body: &[u8], shutdown: &Shutdown) -> First {
+        let Worker { config: WorkerConfig { remember, .. }, retry_delays, .. } = self.worker;
+        // Back while the result is still remembered; without such a queue there is only the seat.
+        let delay = retry_delays.iter().rev().find(|delay| **delay <= *remember / 2).copied();
+        let patience = tokio::time::sleep(REPEAT_PATIENCE);
+        tokio::pin!(patience);
         loop {
             match self.worker.remembered.enter(self.pool, properties.message_id.as_deref(), body) {
                 Known::New(run) => return First::Run(run),
@@ -152,7 +163,8 @@ impl<'a> Case<'a> {
                     tracing::info!("published again while it runs here: waiting for its result");
                     tokio::select! {
                         () = over.cancelled() => {}
-                        () = shutdown.drain.cancelled() => return First::Draining,
+                        () = shutdown.drain.cancelled() => return First::NotNow(None),
+                        () = &mut patience, if delay.is_some() => return First::NotNow(delay),
                     }
                 }
             }

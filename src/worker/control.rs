@@ -1,6 +1,6 @@
 //! Requests to all workers.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +11,9 @@ use crate::contract::control::{
     CANCEL, CANCELLING, Cancel, Cancelling, STATUS, StatusQuery, WATCH, WATCHING, WORKER, Watch,
 };
 use crate::status;
+
+/// How long an answer may wait for room behind others: the next request may be to cancel a job.
+const ANSWER_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Worker {
     /// Answers requests that are sent to all workers, for as long as it is polled. `view` is what is told of this one.
@@ -43,8 +46,10 @@ impl Worker {
                 None
             }
         };
-        if let Some(answer) = answer {
-            publisher.send(answer).await;
+        if let Some(answer) = answer
+            && tokio::time::timeout(ANSWER_PATIENCE, publisher.send(answer)).await.is_err()
+        {
+            tracing::warn!("an answer to a request on the control exchange had no room, and was dropped");
         }
     }
 

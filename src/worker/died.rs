@@ -119,7 +119,7 @@ impl Worker {
             worker: self.config.name.clone(),
         };
         // Where it went doesn't matter: there is no more to be done for it.
-        let _ = replies.result(&result).await;
+        let _ = replies.result_at_once(&result).await;
     }
 }
 
@@ -134,6 +134,7 @@ fn judge(death: &Death) -> Option<(Status, ErrorKind)> {
 
 /// As a worker's own dead letters have it: a message that is published has no `x-death`.
 fn with_reason(mut properties: Properties, death: Option<&Death>, pool: Option<&PoolName>) -> Properties {
+    properties.bound_headers();
     let mut header = |name: &str, value: String| {
         properties.headers.retain(|(known, _)| known != name);
         properties.headers.push((name.to_owned(), value));
@@ -169,6 +170,10 @@ mod tests {
         assert_eq!(header(POOL_HEADER), ["build"]);
         assert_eq!(header(DIED_AT_HEADER), ["1970-01-01T00:00:00Z"]);
         assert!(header(REASON_HEADER)[0].contains("did it kill its workers?"));
+        // What wouldn't fit into a frame would cost the connection, again and again.
+        let long = Properties { headers: vec![("long".into(), "x".repeat(40_000))], ..Properties::default() };
+        let kept = with_reason(long, Some(&death), None).headers;
+        assert!(kept.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() < 1000, "{kept:?}");
         assert_eq!(judge(&Death { reason: "rejected".into(), ..death }), None);
     }
 }

@@ -16,9 +16,6 @@ use crate::outcome::{self, Disposition, Met, Outcome};
 use crate::output::Output;
 use crate::replies::{Delivered, Replies, publish_surely};
 
-/// Most bytes of a publisher's own headers that a dead letter keeps.
-const HEADERS_MAX: usize = 8 * 1024;
-
 impl Case<'_> {
     /// Publishes the result, if there is one to publish.
     pub(super) async fn conclude(
@@ -184,7 +181,9 @@ impl Ending {
     ) -> Option<Unheard> {
         let copy = match self.disposition {
             Disposition::Done | Disposition::HandBack | Disposition::Again => None,
-            Disposition::Retry(delay, _) => Some(Target::Retry(delay, case.pool.clone())),
+            Disposition::Retry(delay, _) | Disposition::Later(delay, _) => {
+                Some(Target::Retry(delay, case.pool.clone()))
+            }
             Disposition::DeadLetter => Some(Target::Queue(case.worker.names.dead())),
         };
         if let Some(target) = copy {
@@ -193,7 +192,9 @@ impl Ending {
         let settle = match self.disposition {
             Disposition::HandBack => Settle::HandBack,
             Disposition::Again => Settle::Again,
-            Disposition::Done | Disposition::DeadLetter | Disposition::Retry(..) => Settle::Ack,
+            Disposition::Done | Disposition::DeadLetter | Disposition::Retry(..) | Disposition::Later(..) => {
+                Settle::Ack
+            }
         };
         match claim.settle(settle).await {
             Ok(unheard) => Some(unheard),
@@ -208,16 +209,14 @@ impl Ending {
         properties.message_id = Some(case.id.clone());
         properties.attempts = case.attempt;
         properties.delivery_count = 0;
-        if let Disposition::Retry(_, Met { troubles, failures }) = self.disposition {
+        if let Disposition::Later(..) = self.disposition {
+            properties.attempts = case.attempt.saturating_sub(1);
+        }
+        if let Disposition::Retry(_, met) | Disposition::Later(_, met) = self.disposition {
+            let Met { troubles, failures } = met;
             (properties.troubles, properties.failures) = (troubles, failures);
         }
-        // All headers have to fit into one frame of the broker's and ours.
-        if properties.headers.iter().map(|(n, v)| n.len() + v.len()).sum::<usize>() > HEADERS_MAX {
-            tracing::warn!(
-                "the headers of this job are too long to be kept: {HEADERS_MAX} bytes is the most"
-            );
-            properties.headers.clear();
-        }
+        properties.bound_headers();
         if let (Some(reason), Disposition::DeadLetter) = (&self.reason, self.disposition) {
             properties.headers.retain(|(name, _)| {
                 !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER)

@@ -62,7 +62,7 @@ impl Way {
         }
         loop {
             let there = match timeout(SIGN_OF_LIFE, copies.events.recv()).await {
-                Ok(Some(event)) => self.send(LOG, event).await,
+                Ok(Some(event)) => self.send(LOG, event.body.clone()).await,
                 Ok(None) => break,
                 Err(_) => self.tell(&told).await,
             };

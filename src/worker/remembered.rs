@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::contract::PoolName;
-use crate::contract::artifact::{Artifact, MissedArtifact};
+use crate::contract::artifact::{Artifact, Missed, MissedArtifact};
 use crate::contract::event::{Data, JobResult, Tail};
 
 /// Most bytes of results that are remembered. Small ones take about [`SMALL`].
@@ -155,9 +155,13 @@ impl Drop for Run {
     }
 }
 
-/// Whether it says all that there is to say: artifacts that went before it, in events of their own, can't be told again.
+/// Whether it says all that there is to say of the job: artifacts that went before it, in events of their own, can't be told
+/// again; and some are missing for reasons that have nothing to do with the job.
 fn is_whole(result: &JobResult) -> bool {
+    let of_another =
+        |missed: &MissedArtifact| matches!(missed.reason, Missed::NoReplyQueue | Missed::Interrupted);
     result.artifacts.iter().flatten().all(|artifact| artifact.events.is_none())
+        && !result.artifacts_missed.iter().any(of_another)
 }
 
 /// About how much memory a result takes; the parts that a job or a publisher may make large.
@@ -176,7 +180,8 @@ fn size(result: &JobResult) -> usize {
     let metadata = result.envelope.metadata.as_ref().and_then(|m| serde_json::to_vec(m).ok());
     // Each value of a JSON object has a place of its own.
     let metadata = metadata.map_or(0, |json| 8 * json.len());
-    SMALL + tail(&result.stdout) + tail(&result.stderr) + artifacts + missed + metadata
+    let error = result.error.as_ref().map_or(0, |error| error.message.len());
+    SMALL + tail(&result.stdout) + tail(&result.stderr) + artifacts + missed + metadata + error
 }
 
 #[cfg(test)]
@@ -280,6 +285,16 @@ mod tests {
         assert!(matches!(enter(&remembered, "a", "{}"), Known::Over(_)));
         run(&remembered, "b", "{}").over(&with(vec![artifact(None, Some("abc")), artifact(Some(2), None)]));
         drop(run(&remembered, "b", "{}"));
+        let missed = |reason| JobResult {
+            artifacts_missed: vec![MissedArtifact { path: "out".into(), reason, message: String::new() }],
+            ..result(0)
+        };
+        run(&remembered, "c", "{}").over(&missed(Missed::NotFound));
+        assert!(matches!(enter(&remembered, "c", "{}"), Known::Over(_)));
+        for reason in [Missed::NoReplyQueue, Missed::Interrupted] {
+            run(&remembered, "d", "{}").over(&missed(reason));
+            drop(run(&remembered, "d", "{}"));
+        }
         let large = with(vec![artifact(None, Some(&"x".repeat(1000)))]);
         assert!(size(&large) >= SMALL + 1000);
     }

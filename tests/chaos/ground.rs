@@ -69,11 +69,24 @@ impl<'a> Ground<'a> {
         answers
     }
 
+    /// Whether the engine lists it without having it. Docker 20.10 does so with some whose removal had begun when it was killed:
+    /// it loads them as `dead`, and answers "No such container" to whoever asks for them by id; nobody can remove them.
+    fn is_only_listed(&self, container: &Container) -> bool {
+        let host = self.engine_host.iter().flat_map(|host| ["--host", host]);
+        let args = host.chain(["inspect", container.id.as_str()]);
+        container.state == "dead"
+            && run(&mut docker(args), None, Duration::from_secs(30)).stderr.contains("No such object")
+    }
+
     /// Containers that these workers have left, after a while: they go by themselves, a moment after the worker.
     pub async fn containers_left(&self, workers: &[String]) -> Vec<Container> {
         let begun = Instant::now();
         loop {
-            let left = tokio::task::block_in_place(|| self.containers(workers));
+            let left = tokio::task::block_in_place(|| {
+                let mut left = self.containers(workers);
+                left.retain(|container| !self.is_only_listed(container));
+                left
+            });
             if left.is_empty() || begun.elapsed() > Duration::from_secs(5) {
                 return left;
             }

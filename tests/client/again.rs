@@ -68,6 +68,9 @@ fn while_it_runs_the_second_one_waits_for_its_result() {
             worker.log().contains("published again while it runs here").then_some(())
         })
         .await;
+        // And doesn't keep others from running meanwhile.
+        site.broker.run("box", Job::shell("true")).await.succeeded();
+        assert!(!site.broker.so_far(&job).iter().any(|reply| reply.kind == RESULT));
         std::fs::write(site.dir.join("marks/go"), "").unwrap();
         let results = both(site, &job).await;
         assert_eq!((runs("job"), &results[1].body["repeated"]), (1, &true.into()));

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{KINDS, both, run, script, text};
 use crate::support::broker::{self, Job, Reply};
+use crate::support::docker::Image;
 use crate::support::worker;
 
 #[test]
@@ -259,5 +260,46 @@ fn without_a_reply_queue_what_is_too_large_for_the_result_is_missing() {
             assert_eq!(reply.body["artifacts_missed"][0]["reason"], "no_reply_queue");
         }
         tokio::time::timeout(Duration::from_secs(30), worker.stop()).await.unwrap();
+    });
+}
+
+/// A job may do to its working directory what it likes: artifacts are looked for where it began, by who it was.
+#[test]
+fn a_working_directory_that_the_job_replaced_leads_nowhere_else() {
+    worker::run(async |site| {
+        let image = Image::build(
+            "FROM prewarm-test/busybox\nRUN mkdir -p /home/app/work /root/.config && echo of root alone >/root/.config/secret \
+             && chmod 700 /root && chmod 755 /root/.config && chown -R 1234 /home/app\nUSER 1234\nWORKDIR /home/app/work\n",
+        );
+        let worker = both(site.worker(), "", &format!("image = {:?}", image.name())).ready().await;
+        for kind in KINDS {
+            let job = "! cat /root/.config/secret && echo mine >mine && mv /home/app/work /home/app/w && ln -s /root/.config /home/app/work";
+            let attempt = run(site, kind, job, json!({"artifacts": ["**", "secret"]})).await.succeeded();
+            assert_eq!(attempt.artifacts(), ["mine"], "{kind}: {:#}", attempt.result);
+            assert_eq!(attempt.missed(), [("secret", "not_found")], "{kind}");
+            // Gone, it costs what was in it alone.
+            let job = "echo out >/tmp/out && cd / && rm -r /home/app/work";
+            let attempt = run(site, kind, job, json!({"artifacts": ["*", "/tmp/out"]})).await.succeeded();
+            assert_eq!(attempt.artifacts(), ["/tmp/out"], "{kind}: {:#}", attempt.result);
+            assert_eq!(attempt.missed(), [("*", "not_found")], "{kind}");
+        }
+        assert!(worker.stop().await.success());
+        drop(image);
+    });
+}
+
+/// A pattern that names a way through a link gets what an earlier one, which doesn't follow it, has not got.
+#[test]
+fn what_one_pattern_does_not_reach_another_does() {
+    worker::run(async |site| {
+        let worker = both(site.worker(), "", "workdir = \"/tmp\"").ready().await;
+        for kind in KINDS {
+            let job = "mkdir d && echo 1 >d/report.xml && ln -s d current";
+            let wanted = ["**/*.xml", "current/report.xml", "d/report.xml"];
+            let attempt = run(site, kind, job, json!({"artifacts": wanted})).await.succeeded();
+            assert_eq!(attempt.artifacts(), ["current/report.xml", "d/report.xml"], "{kind}");
+            assert_eq!(attempt.missed(), [], "{kind}");
+        }
+        assert!(worker.stop().await.success());
     });
 }

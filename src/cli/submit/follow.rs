@@ -8,7 +8,7 @@ use super::{Args, Failed, cancel, new_id, properties};
 use crate::broker::BrokerError;
 use crate::broker::client::{Client, Replies, Sender};
 use crate::cli::interrupt;
-use crate::cli::reply::{final_code, json_line, parse, pass_through, remarks};
+use crate::cli::reply::{data, final_code, json_line, parse, pass_through, remarks, write_out};
 use crate::config::BrokerConfig;
 use crate::contract::topology::{LOG, RESULT, STARTED};
 
@@ -71,11 +71,31 @@ async fn until_result(
     }
 }
 
+/// A job that was run before is answered without log events: its tails are all there is.
+fn repeated(result: &Value) {
+    eprintln!("prewarm: this job was run already; this is the result that it had");
+    for stream in ["stdout", "stderr"] {
+        let tail = &result[stream];
+        let bytes = data(tail);
+        if let Some(missing @ 1..) =
+            tail["total_bytes"].as_u64().map(|n| n.saturating_sub(bytes.len() as u64))
+        {
+            eprintln!("prewarm: the first {missing} bytes of {stream} are missing");
+        }
+        write_out(stream == "stderr", &bytes);
+    }
+}
+
 fn show(kind: &str, reply: Value, json: bool) {
     match kind {
         _ if json => json_line(kind, reply, &[]),
         LOG => pass_through(&reply),
-        RESULT => remarks(&reply),
+        RESULT => {
+            if reply["repeated"] == true {
+                repeated(&reply);
+            }
+            remarks(&reply);
+        }
         _ => {}
     }
 }

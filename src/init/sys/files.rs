@@ -3,9 +3,9 @@
 use core::ffi::CStr;
 
 use super::{
-    CHDIR, CLOSE, CLOSE_RANGE, DUP3, Errno, FACCESSAT, FCHMOD, FCHOWN, FCHOWNAT, FCNTL, GETCWD, IOCTL,
-    MKDIRAT, MKNODAT, NEWFSTATAT, OPENAT, PIPE2, PREAD64, READ, Result, SYMLINKAT, UNLINKAT, UTIMENSAT,
-    WRITE, call,
+    CHDIR, CLOSE, CLOSE_RANGE, DUP3, Errno, FACCESSAT, FCHDIR, FCHMOD, FCHOWN, FCHOWNAT, FCNTL, GETCWD,
+    IOCTL, MKDIRAT, MKNODAT, NEWFSTATAT, OPENAT, PIPE2, PREAD64, READ, Result, SYMLINKAT, UNLINKAT,
+    UTIMENSAT, WRITE, call,
 };
 
 pub(super) const O_NONBLOCK: usize = 0o4000;
@@ -231,6 +231,12 @@ pub fn may_execute(path: &CStr) -> Result<()> {
     const X_OK: usize = 1;
     // SAFETY: the kernel only reads.
     unsafe { call(FACCESSAT, [AT_FDCWD, path.as_ptr() as usize, X_OK]) }.map(drop)
+}
+
+/// To a directory that is open, whatever its name is now.
+pub fn change_directory(directory: &Fd) -> Result<()> {
+    // SAFETY: no memory is touched.
+    unsafe { call(FCHDIR, [directory.raw()]) }.map(drop)
 }
 
 pub fn chdir(path: &CStr) -> Result<()> {
