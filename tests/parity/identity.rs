@@ -37,7 +37,7 @@ fn users() -> Vec<Row> {
         row("a real Debian's user").image(DEBIAN).user("app").args([
             "bash",
             "-c",
-            "id; whoami; groups; cd; pwd; touch x && ls -n",
+            "id; whoami; groups; cd; pwd; touch x && ls -n --time-style=+",
         ]),
         row("a uid from scratch").image(SCRATCH).user("1000").args(["id", ",", "cwd"]),
         row("a user that there isn't").user("nosuch").args(["id"]).not_run(125, "nosuch"),
