@@ -517,7 +517,7 @@ mod tests {
     #[test]
     fn what_is_no_such_stream_does_no_harm() {
         let big = Record { path: 1, ..Record::plain(Tag::File, 0, 1 << 21) };
-        let four = [0; 4].map(|_| file(0, "a", b"")).concat();
+        let four = ["a", "b", "c", "d"].map(|path| file(0, path, b"")).concat();
         for bad in [
             vec![9; 40],
             Record::plain(Tag::Data, 0, 1).encode().to_vec(),

@@ -182,7 +182,8 @@ impl Reader<'_> {
             let n = match sys::list(directory, &mut names) {
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
-                Err(errno) => return self.missed(Miss::Refused, errno),
+                // It is open, and yet there is nothing: it has been removed.
+                Err(errno) => return self.missed(why(errno), errno),
             };
             for name in Entries(&names[..n]) {
                 let end = self.end;

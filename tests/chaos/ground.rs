@@ -75,7 +75,10 @@ impl<'a> Ground<'a> {
         let host = self.engine_host.iter().flat_map(|host| ["--host", host]);
         let args = host.chain(["inspect", container.id.as_str()]);
         container.state == "dead"
-            && run(&mut docker(args), None, Duration::from_secs(30)).stderr.to_string().contains("No such object")
+            && run(&mut docker(args), None, Duration::from_secs(30))
+                .stderr
+                .to_string()
+                .contains("No such object")
     }
 
     /// Containers that these workers have left, after a while: they go by themselves, a moment after the worker.
