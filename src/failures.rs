@@ -6,8 +6,8 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use crate::contract::PoolName;
 use crate::contract::event::{ErrorKind, Status, timestamp};
+use crate::contract::{PoolName, brief};
 
 /// How many are kept, at some hundred bytes each.
 const KEPT: usize = 50;
@@ -45,17 +45,13 @@ pub struct Failure {
 impl Failure {
     /// One that is known now.
     pub fn new(job_id: &str, pool: &PoolName, attempt: u32, status: Status, message: &str) -> Failure {
-        let message = match message.char_indices().nth(MESSAGE_MAX) {
-            Some((at, _)) => format!("{}…", &message[..at]),
-            None => message.to_owned(),
-        };
         Failure {
             job_id: job_id.to_owned(),
             pool: pool.clone(),
             attempt,
             status,
             kind: None,
-            message,
+            message: brief(message, MESSAGE_MAX).into_owned(),
             retried: false,
             time: timestamp(SystemTime::now()),
         }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::attempt::{AttemptError, Ended, Stopped};
+use crate::contract::brief;
 use crate::contract::event::{Error, ErrorKind, Status};
 use crate::contract::job::Rejection;
 use crate::contract::topology::RETRY_DELAYS;
@@ -206,17 +207,9 @@ fn verdict(ended: &Ended, timeout: Duration) -> Verdict {
 /// remembered.
 const NAME_MAX: usize = 400;
 
-/// As it is, or its beginning.
-fn brief(name: &str) -> std::borrow::Cow<'_, str> {
-    match name.char_indices().nth(NAME_MAX) {
-        Some((end, _)) => format!("{}…", &name[..end]).into(),
-        None => name.into(),
-    }
-}
-
 fn not_executed(failed: Failed, executable: &str) -> Outcome {
     let slash = executable.contains('/');
-    let executable = brief(executable);
+    let executable = brief(executable, NAME_MAX);
     let (code, kind, message) = match (failed.step, failed.errno) {
         (Step::Lookup | Step::Exec, ENOENT) if slash => {
             (127, ErrorKind::NotFound, format!("exec: \"{executable}\": no such file or directory"))

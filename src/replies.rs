@@ -13,7 +13,7 @@ use crate::attempt::Happening;
 use crate::broker::{Message, Properties, Publisher, Routed, Target};
 use crate::contract::artifact::ArtifactPiece;
 use crate::contract::event::{self, Data, Envelope, LeaseKind, Log, Started, Stream};
-use crate::contract::topology::{self, DIRECT_REPLY_TO, Names};
+use crate::contract::topology::{self, Names};
 use crate::onlookers::Onlookers;
 use crate::output::{Output, Piece};
 
@@ -252,12 +252,11 @@ impl<'a> Replies<'a> {
             publish_surely(self.publisher, astray).await;
             return Delivered::ToResults;
         };
-        let message = self.message(&queue, topology::RESULT, result);
+        let message = Message { target: Target::Queue(queue.clone()), ..astray.clone() };
         let delivered = match self.publisher.offer(message).await {
-            Routed::Yes => return Delivered::ToPublisher,
-            Routed::No if queue.starts_with(DIRECT_REPLY_TO) => return Delivered::ToPublisher,
-            Routed::No => Delivered::Unroutable,
+            routed if routed.has_reached(&queue) => return Delivered::ToPublisher,
             Routed::Refused => Delivered::Refused,
+            Routed::Yes | Routed::No => Delivered::Unroutable,
         };
         publish_surely(self.publisher, astray).await;
         delivered
@@ -271,16 +270,15 @@ impl<'a> Replies<'a> {
             publish_surely(self.publisher, astray).await;
             return Delivered::ToResults;
         };
-        let message = self.message(&queue, topology::RESULT, result);
+        let message = Message { target: Target::Queue(queue.clone()), ..astray.clone() };
         loop {
             match self.publisher.send_confirmed(message.clone()).await {
-                Routed::Yes => return Delivered::ToPublisher,
-                Routed::No if queue.starts_with(DIRECT_REPLY_TO) => return Delivered::ToPublisher,
-                Routed::No => {
+                routed if routed.has_reached(&queue) => return Delivered::ToPublisher,
+                Routed::Refused => {}
+                Routed::Yes | Routed::No => {
                     publish_surely(self.publisher, astray).await;
                     return Delivered::Unroutable;
                 }
-                Routed::Refused => {}
             }
             // Is it that queue, or the broker, which has no majority of its nodes say? That passes.
             match self.publisher.offer(astray.clone()).await {
@@ -355,6 +353,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::contract::PoolName;
     use crate::contract::event::{JobResult, Status};
 
     /// Answers as it is told, and remembers what it was asked.
@@ -399,25 +398,8 @@ mod tests {
         let properties = Properties { reply_to: reply_to.map(str::to_owned), ..Properties::default() };
         let mut replies = Replies::new(&mut script, &Names::new("p"), "job".to_owned(), 1, &properties, true);
         let result = JobResult {
-            envelope: replies.envelope(),
-            status: Status::Succeeded,
             exit_code: Some(0),
-            signal: None,
-            oom_killed: false,
-            error: None,
-            lease: None,
-            timings_ms: event::Timings { queued: None, lease: None, startup: None, run: None, total: 1.0 },
-            usage: None,
-            stdout: None,
-            stderr: None,
-            artifacts: None,
-            artifacts_missed: Vec::new(),
-            image: None,
-            container: None,
-            dropped: 0,
-            repeated: false,
-            pool: "box".to_owned(),
-            worker: "w".to_owned(),
+            ..JobResult::bare(replies.envelope(), Status::Succeeded, &PoolName::new("box").unwrap(), "w")
         };
         let delivered = replies.result(&result).await;
         assert!(script.answers.is_empty(), "{:?}", script.answers);

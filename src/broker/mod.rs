@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::contract::PoolName;
+use crate::contract::topology::DIRECT_REPLY_TO;
 
 /// Gives out the two ends that a seat works with.
 #[async_trait]
@@ -152,6 +153,22 @@ pub struct Properties {
 const HEADERS_MAX: usize = 8 * 1024;
 
 impl Properties {
+    /// The number of the attempt that this delivery is, from 1.
+    pub fn attempt(&self) -> u32 {
+        1u32.saturating_add(self.attempts).saturating_add(self.delivery_count)
+    }
+
+    /// How long ago the publisher says that it sent the message; whole seconds, by two clocks.
+    pub fn age(&self) -> Option<Duration> {
+        self.timestamp.and_then(|sent| SystemTime::now().duration_since(sent).ok())
+    }
+
+    /// Sets a header in place of whatever had its name.
+    pub fn set_header(&mut self, name: &str, value: String) {
+        self.headers.retain(|(known, _)| known != name);
+        self.headers.push((name.to_owned(), value));
+    }
+
     /// Drops the publisher's own headers if they are too long to be sent again: all headers have to fit into one frame of the
     /// broker's and ours, or the broker closes the connection, each time that it is tried.
     pub fn bound_headers(&mut self) {
@@ -193,6 +210,14 @@ pub enum Routed {
     No,
     /// The broker has refused it (`basic.nack`: a full queue, say) for longer than `broker.reply_patience`.
     Refused,
+}
+
+impl Routed {
+    /// Whether the message has reached this queue, as far as can be told: up to 4.1 the broker returns every mandatory message
+    /// to its direct reply-to, delivered or not.
+    pub fn has_reached(self, queue: &str) -> bool {
+        self == Routed::Yes || self == Routed::No && queue.starts_with(DIRECT_REPLY_TO)
+    }
 }
 
 /// Publishes one seat's messages in order, each confirmed by the broker.

@@ -129,10 +129,7 @@ fn pattern(path: &str) -> Result<String, &'static str> {
 
 /// Enough of a path to know which one is meant.
 fn shown(path: &str) -> String {
-    match path.char_indices().nth(100) {
-        Some((at, _)) => format!("'{}…'", &path[..at]),
-        None => format!("'{path}'"),
-    }
+    format!("'{}'", super::brief(path, 100))
 }
 
 /// Bytes, with a mode where there may be one.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::PoolName;
 use super::artifact::{Artifact, MissedArtifact};
 
 /// What every reply has.
@@ -240,6 +241,33 @@ pub struct Error {
     pub kind: ErrorKind,
     /// In words, with what to do.
     pub message: String,
+}
+
+impl JobResult {
+    /// A result that says nothing beside how the attempt ended.
+    pub fn bare(envelope: Envelope, status: Status, pool: &PoolName, worker: &str) -> JobResult {
+        JobResult {
+            envelope,
+            status,
+            exit_code: None,
+            signal: None,
+            oom_killed: false,
+            error: None,
+            lease: None,
+            timings_ms: Timings::default(),
+            usage: None,
+            stdout: None,
+            stderr: None,
+            artifacts: None,
+            artifacts_missed: Vec::new(),
+            image: None,
+            container: None,
+            dropped: 0,
+            repeated: false,
+            pool: pool.to_string(),
+            worker: worker.to_owned(),
+        }
+    }
 }
 
 /// Where the time went, in milliseconds.

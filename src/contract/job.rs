@@ -235,10 +235,7 @@ pub struct Rejection {
 impl Rejection {
     /// Short enough for a header and a log line, whatever was sent: names and values of the message are quoted in it.
     fn brief(self) -> Rejection {
-        let cut = |text: String| match text.char_indices().nth(BRIEF) {
-            Some((at, _)) => format!("{}…", &text[..at]),
-            None => text,
-        };
+        let cut = |text: String| super::brief(&text, BRIEF).into_owned();
         Rejection { field: self.field.map(cut), message: cut(self.message) }
     }
 

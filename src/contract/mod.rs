@@ -55,6 +55,14 @@ impl fmt::Display for PoolName {
     }
 }
 
+/// A text, or its first `most` characters: names and values of a message are quoted in errors, and may be as long as it.
+pub(crate) fn brief(text: &str, most: usize) -> std::borrow::Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
 impl std::str::FromStr for PoolName {
     type Err = BadPoolName;
 

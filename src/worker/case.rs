@@ -1,7 +1,7 @@
 //! One delivery, from decoding to the end of its attempt.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
@@ -82,7 +82,7 @@ impl<'a> Case<'a> {
     ) -> Case<'a> {
         let p = &incoming.properties;
         let metrics = worker.metrics.of(pool);
-        let queued = p.timestamp.and_then(|t| SystemTime::now().duration_since(t).ok());
+        let queued = p.age();
         if let Some(queued) = queued {
             metrics.queue_wait.observe(queued.as_secs_f64());
         }
@@ -92,7 +92,7 @@ impl<'a> Case<'a> {
         // together with its channel, and another worker gets the original. Then both go on from the same number, and neither can
         // know of the other. Numbers that can't meet would have to be set apart beforehand, and then either retries or what
         // comes back would no longer count 1, 2, 3. `worker` and `container` tell such runs apart.
-        let attempt = 1u32.saturating_add(p.attempts).saturating_add(p.delivery_count);
+        let attempt = p.attempt();
         let received = incoming.received;
         let trace = Trace::begin(p.traceparent.as_deref(), received, &id, pool.as_str(), attempt);
         Case { worker, pool, config, metrics, id, attempt, received, queued, trace }

@@ -79,7 +79,7 @@ impl Worker {
     ) {
         // Those without an id never had one in any reply.
         let id = properties.message_id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let attempt = 1u32.saturating_add(properties.attempts).saturating_add(properties.delivery_count);
+        let attempt = properties.attempt();
         tracing::info!(id, %pool, kind = error.kind.as_str(), "the broker gave it up: {}", error.message);
         self.failures.push(Failure {
             kind: Some(error.kind),
@@ -92,31 +92,14 @@ impl Worker {
         let allowed = properties.reply_to.as_deref().is_none_or(|queue| self.may_reply_to(queue));
         let mut replies = Replies::new(publisher, &self.names, id, attempt, properties, allowed);
         replies.set_metadata(job::decode(body).ok().and_then(|job| job.metadata));
-        let queued = properties.timestamp.and_then(|t| SystemTime::now().duration_since(t).ok());
         let result = JobResult {
-            envelope: replies.envelope(),
-            status,
-            exit_code: None,
-            signal: None,
-            oom_killed: false,
             error: Some(error),
-            lease: None,
             timings_ms: Timings {
-                queued: queued.map(millis),
+                queued: properties.age().map(millis),
                 total: millis(received.elapsed()),
                 ..Timings::default()
             },
-            usage: None,
-            stdout: None,
-            stderr: None,
-            artifacts: None,
-            artifacts_missed: Vec::new(),
-            image: None,
-            container: None,
-            dropped: 0,
-            repeated: false,
-            pool: pool.to_string(),
-            worker: self.config.name.clone(),
+            ..JobResult::bare(replies.envelope(), status, pool, &self.config.name)
         };
         // Where it went doesn't matter: there is no more to be done for it.
         let _ = replies.result_at_once(&result).await;
@@ -135,17 +118,13 @@ fn judge(death: &Death) -> Option<(Status, ErrorKind)> {
 /// As a worker's own dead letters have it: a message that is published has no `x-death`.
 fn with_reason(mut properties: Properties, death: Option<&Death>, pool: Option<&PoolName>) -> Properties {
     properties.bound_headers();
-    let mut header = |name: &str, value: String| {
-        properties.headers.retain(|(known, _)| known != name);
-        properties.headers.push((name.to_owned(), value));
-    };
     if let Some(death) = death {
-        header(REASON_HEADER, death.words(None));
-        header(KIND_HEADER, death.reason.clone());
-        header(DIED_AT_HEADER, timestamp(death.at.unwrap_or_else(SystemTime::now)));
+        properties.set_header(REASON_HEADER, death.words(None));
+        properties.set_header(KIND_HEADER, death.reason.clone());
+        properties.set_header(DIED_AT_HEADER, timestamp(death.at.unwrap_or_else(SystemTime::now)));
     }
     if let Some(pool) = pool {
-        header(POOL_HEADER, pool.to_string());
+        properties.set_header(POOL_HEADER, pool.to_string());
     }
     properties
 }

@@ -218,15 +218,10 @@ impl Ending {
         }
         properties.bound_headers();
         if let (Some(reason), Disposition::DeadLetter) = (&self.reason, self.disposition) {
-            properties.headers.retain(|(name, _)| {
-                !matches!(name.as_str(), REASON_HEADER | KIND_HEADER | POOL_HEADER | DIED_AT_HEADER)
-            });
-            properties.headers.extend([
-                (REASON_HEADER.to_owned(), reason.message.clone()),
-                (KIND_HEADER.to_owned(), reason.kind.as_str().to_owned()),
-                (POOL_HEADER.to_owned(), case.pool.to_string()),
-                (DIED_AT_HEADER.to_owned(), timestamp(SystemTime::now())),
-            ]);
+            properties.set_header(REASON_HEADER, reason.message.clone());
+            properties.set_header(KIND_HEADER, reason.kind.as_str().to_owned());
+            properties.set_header(POOL_HEADER, case.pool.to_string());
+            properties.set_header(DIED_AT_HEADER, timestamp(SystemTime::now()));
         }
         Message { target, body, properties }
     }

@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::Worker;
-use crate::broker::{Message, Properties, Publisher, Routed, Target};
+use crate::broker::{Message, Properties, Publisher, Target};
 use crate::contract::control::{Sight, WATCHING, Watch, Watching};
-use crate::contract::topology::{DIRECT_REPLY_TO, LOG, RESULT};
+use crate::contract::topology::{LOG, RESULT};
 use crate::onlookers::{Copies, Onlooker};
 
 /// Most onlookers of a worker at once. Each may hold about 1 MiB.
@@ -94,10 +94,6 @@ impl Way {
             ..Properties::default()
         };
         let message = Message { target: Target::Queue(self.queue.clone()), body, properties };
-        match self.publisher.send_confirmed(message).await {
-            Routed::Yes => true,
-            Routed::No => self.queue.starts_with(DIRECT_REPLY_TO),
-            Routed::Refused => false,
-        }
+        self.publisher.send_confirmed(message).await.has_reached(&self.queue)
     }
 }

@@ -187,7 +187,7 @@ fn size(result: &JobResult) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::event::{Envelope, Status, Timings};
+    use crate::contract::event::{Envelope, Status};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -197,25 +197,9 @@ mod tests {
         let tail =
             Tail { data: Data::Text("x".repeat(output)), total_bytes: output as u64, truncated: false };
         JobResult {
-            envelope,
-            status: Status::Succeeded,
             exit_code: Some(0),
-            signal: None,
-            oom_killed: false,
-            error: None,
-            lease: None,
-            timings_ms: Timings::default(),
-            usage: None,
             stdout: Some(tail),
-            stderr: None,
-            artifacts: None,
-            artifacts_missed: Vec::new(),
-            image: None,
-            container: None,
-            dropped: 0,
-            repeated: false,
-            pool: "p".into(),
-            worker: "w".into(),
+            ..JobResult::bare(envelope, Status::Succeeded, &PoolName::new("p").unwrap(), "w")
         }
     }
 
