@@ -21,10 +21,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
 use prometheus::{HistogramVec, IntCounterVec};
 use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
 
 use super::{
-    Attached, ContainerId, ContainerSpec, Engine, EngineError, EngineInfo, Fault, INIT_DIR, INIT_PATH, Image,
-    Listed, Op, Stop, Stops, convert,
+    Attached, ContainerId, ContainerSpec, Engine, EngineError, EngineInfo, Fault, INIT_DIR, INIT_PATH,
+    INSTANCE_LABEL, Image, Listed, Op, Stop, Stops, convert,
 };
 use crate::config::{EngineConfig, Pull};
 use crate::init;
@@ -35,8 +36,8 @@ const REMOVALS: usize = 3;
 /// Label of the volume that holds init, and of the container that fills it.
 const INIT_LABEL: &str = "prewarm.init";
 /// How long another worker's filling of the init volume is waited for before its container is taken
-/// for abandoned. Filling takes about 0.1 s.
-const FILL_PATIENCE: Duration = Duration::from_secs(30);
+/// for abandoned. Filling takes about 0.1 s; one that is disturbed by this is tried again.
+const FILL_PATIENCE: Duration = Duration::from_secs(10);
 /// How far back events are asked for.
 const EVENTS_OVERLAP: Duration = Duration::from_secs(5);
 /// How long a pull may take.
@@ -49,6 +50,8 @@ pub struct Docker {
     timeout: Duration,
     seconds: HistogramVec,
     errors: IntCounterVec,
+    /// Held while this worker fills the volume of init.
+    filling: Mutex<()>,
 }
 
 impl Docker {
@@ -86,6 +89,7 @@ impl Docker {
             timeout: config.timeout,
             seconds,
             errors,
+            filling: Mutex::new(()),
         })
     }
 
@@ -152,6 +156,18 @@ impl Docker {
         let body = bollard::body_full(Bytes::from(init_archive()));
         let write = self.client.upload_to_container(helper.as_str(), Some(options), body);
         self.ask(Op::InstallInit, INIT_PATH, self.timeout, write).await
+    }
+
+    /// The helper for this volume that bears this worker's own labels, if the engine has one.
+    async fn own_helper(
+        &self,
+        volume: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Option<ContainerId>, EngineError> {
+        let Some(instance) = labels.get(INSTANCE_LABEL) else { return Ok(None) };
+        let of_volume = |found: &Listed| found.labels.get(INIT_LABEL).is_some_and(|v| v == volume);
+        let own = self.list(INSTANCE_LABEL, Some(instance)).await?;
+        Ok(own.into_iter().find(of_volume).map(|found| found.id))
     }
 
     async fn create_named(
@@ -233,13 +249,19 @@ impl Engine for Docker {
             ..Default::default()
         };
         // The helper's fixed name is the lock: of two workers that come at once, one fills the volume
-        // and the other then finds it filled.
+        // and the other then finds it filled. Pools of this worker take turns, so that a helper with our labels, while
+        // we have none, is known to be left over: the engine went away while it was made or before it was removed.
+        let _turn = self.filling.lock().await;
         let begun = Instant::now();
         let helper = loop {
             match self.create_named(&name, Op::InstallInit, body.clone()).await {
                 Ok(id) => break id,
                 Err(EngineError { fault: Fault::Refused(m), .. }) if m.contains("already in use") => {
                     tracing::debug!("the volume of init is being filled by somebody else: {m}");
+                    if let Some(left) = self.own_helper(&volume, labels).await? {
+                        self.remove(&left).await?;
+                        continue;
+                    }
                     if begun.elapsed() > FILL_PATIENCE {
                         self.remove(&ContainerId::new(&name)).await?;
                     }

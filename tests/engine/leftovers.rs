@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use prewarm::config::{EngineConfig, Pull};
+use prewarm::engine::docker::Docker;
+use prewarm::engine::{Engine, INSTANCE_LABEL};
+use prewarm::metrics::Metrics;
 use serde_json::json;
 
 use crate::flow::{EVERY, all_succeeded, docker_aside, flow, nothing_leaked};
@@ -107,5 +111,33 @@ fn a_worker_removes_what_it_left_and_nothing_of_another_one() {
         docker_ok(["rm", &fars, &others_new]);
         assert!(worker.stop().await.success());
         assert!(other.stop().await.success());
+    });
+}
+
+/// An engine that goes away while the volume of init is being filled keeps the container that was to fill it, whose name
+/// is the lock. The worker that made it is not to wait for itself.
+#[test]
+fn what_was_to_fill_the_volume_of_init_does_not_hold_its_own_worker_up() {
+    run(async |_: &Site| {
+        let engine = Docker::new(&EngineConfig::default(), &Metrics::new()).unwrap();
+        let image = engine.image(BUSYBOX, Pull::Never).await.unwrap();
+        let instance = uuid::Uuid::now_v7().to_string();
+        let labels = [(INSTANCE_LABEL.to_owned(), instance.clone())].into();
+        let volume = engine.install_init(&image, &labels).await.unwrap();
+
+        let left = format!("{volume}-fill");
+        let labelled = [format!("prewarm.init={volume}"), format!("{INSTANCE_LABEL}={instance}")];
+        eventually("no other worker is at it", async || {
+            let mut create = std::process::Command::new("docker");
+            create.args(["create", "--name", &left, "--label", &labelled[0], "--label", &labelled[1]]);
+            create.args([BUSYBOX, "true"]).output().unwrap().status.success().then_some(())
+        })
+        .await;
+
+        let begun = Instant::now();
+        assert_eq!(engine.install_init(&image, &labels).await.unwrap(), volume);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        let label = format!("label={}", labelled[1]);
+        assert_eq!(docker_aside(&["ps", "-aq", "--filter", &label]).await, "", "nothing is left");
     });
 }
