@@ -14,7 +14,7 @@ use prewarm::config::{EngineConfig, PoolConfig, Pull};
 use prewarm::engine::docker::Docker;
 use prewarm::engine::{ContainerSpec, Engine};
 use prewarm::metrics::Metrics;
-use serde_json::json;
+use serde_json::{Value, json};
 use support::broker::{Attempt, Job};
 use support::docker::BUSYBOX;
 use support::worker::{Site, Worker, eventually, run, signal};
@@ -116,11 +116,41 @@ impl Phase {
     }
 }
 
+/// What a phase looks like from within: a line for each of these.
+const WINDOW: Duration = Duration::from_secs(15);
+
+/// How the pool stood at the end of each window, and how its jobs fared.
+fn show_windows(attempts: &[Attempt], windows: &[(usize, Duration, Value)]) {
+    let mut from = 0;
+    for (to, at, pool) in windows {
+        let of = Phase::of(&attempts[from..*to]);
+        let s = &pool["sizing"];
+        println!(
+            "  {:4.0} s: {:3} jobs, {:5.1} % hit; idle {} of {} ({}), starting {}, leased {}, removing {}, waiting {}; rate {:.2}, warm {:.3} s, creators {:.2}",
+            at.as_secs_f64(),
+            of.jobs,
+            of.hit_rate() * 100.0,
+            pool["idle"],
+            pool["target"],
+            s["reason"],
+            pool["starting"],
+            pool["leased"],
+            pool["removing"],
+            pool["waiting"],
+            s["rate"].as_f64().unwrap(),
+            s["warm_seconds"].as_f64().unwrap(),
+            s["creators"].as_f64().unwrap(),
+        );
+        from = *to;
+    }
+}
+
 /// Jobs that come at random at this rate, for so long; every one must succeed.
 async fn poisson(site: &Site, worker: &Worker, pool: &str, rate: f64, time: Duration) -> Phase {
     let (begun, mut next) = (Instant::now(), 0.0);
     let mut jobs = Vec::new();
     let mut idle = Vec::new();
+    let mut windows = Vec::new();
     loop {
         next += -(1.0 - rand::random::<f64>()).ln() / rate;
         let at = Duration::from_secs_f64(next);
@@ -130,13 +160,18 @@ async fn poisson(site: &Site, worker: &Worker, pool: &str, rate: f64, time: Dura
         tokio::time::sleep(at.saturating_sub(begun.elapsed())).await;
         jobs.push(site.broker.submit(pool, Job::new(json!({"args": ["true"], "logs": "off"}))).await);
         if jobs.len() % 8 == 0 {
-            idle.push(worker.pool(pool).await["idle"].as_f64().unwrap());
+            let status = worker.pool(pool).await;
+            idle.push(status["idle"].as_f64().unwrap());
+            if at >= WINDOW * (windows.len() as u32 + 1) {
+                windows.push((jobs.len(), at, status));
+            }
         }
     }
     let mut attempts = Vec::new();
     for job in &jobs {
         attempts.push(site.broker.finished(job).await.succeeded());
     }
+    show_windows(&attempts, &windows);
     Phase { idle, ..Phase::of(&attempts) }
 }
 
@@ -166,6 +201,7 @@ fn random_jobs_hit_at_half_of_what_the_engine_can_do_and_a_step_is_followed() {
         again.show("50 % again, after 20 s");
         assert!(again.meets(0.99), "{}", again.hit_rate());
         assert!(worker.stop().await.success());
+        println!("this engine churns {:.1} containers a second now", churn().await);
     });
 }
 

