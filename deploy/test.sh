@@ -41,9 +41,15 @@ static_checks() {
     check "Lints: cargo clippy --features otel" work cargo clippy --quiet --all-targets --locked --features otel -- -D warnings
     check "Documentation: cargo doc" work env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked
     check "Dependencies: licences, sources, advisories, yanked, duplicates" work python3 deploy/lib/dependencies.py
+    check "Rules: promtool check, promtool test" work promtool_checks
     if command -v shellcheck >/dev/null; then
         check "Scripts: shellcheck" work shellcheck -x deploy/*.sh deploy/lib/*.sh deploy/demo/*.sh .ci/run
     fi
+}
+
+# The configuration names the rules, so it is checked with them.
+promtool_checks() {
+    promtool check config deploy/prometheus/prometheus.yml && promtool test rules deploy/prometheus/tests/*.yml
 }
 
 # --- Tests, and what they leave ---
@@ -206,6 +212,7 @@ main() {
     need_servers
     need_images
     need_publishers
+    need_prometheus
     install_missing
     clean_up_on_exit
     if [[ $mode == everything ]]; then everything "$tests_only" "$@"; else "$mode"; fi

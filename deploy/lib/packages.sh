@@ -48,6 +48,8 @@ need_publishers() {
     need jq jq "reads replies in a shell"
 }
 
+need_prometheus() { need promtool prometheus "scrapes workers and broker in tests, checks and tests the rules"; }
+
 install_missing() {
     ((${#MISSING_PACKAGES[@]})) || return 0
     command -v apt-get >/dev/null ||
