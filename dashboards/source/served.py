@@ -96,12 +96,11 @@ def running():
     )
 
 
-def queues(width=12):
+def queues():
     queue = 'queue=~"$prefix[.]jobs[.]$pool"'
-    broker = 'job=~"$broker", instance=~"$node"'
-    ready = f"max by (queue) (rabbitmq_detailed_queue_messages_ready{{{broker}, {queue}}})"
-    unacked = f"max by (queue) (rabbitmq_detailed_queue_messages_unacked{{{broker}, {queue}}})"
-    later = f'max by (queue) (rabbitmq_detailed_queue_messages_ready{{{broker}, queue=~"$prefix[.]retry[.].+"}})'
+    ready = f"max by (queue) (rabbitmq_detailed_queue_messages_ready{{{BROKER}, {queue}}})"
+    unacked = f"max by (queue) (rabbitmq_detailed_queue_messages_unacked{{{BROKER}, {queue}}})"
+    later = f'max by (queue) (rabbitmq_detailed_queue_messages_ready{{{BROKER}, queue=~"$prefix[.]retry[.].+"}})'
     return lines(
         "Jobs at the broker", "short",
         """From RabbitMQ itself: jobs that wait in each pool's queue (ready), jobs that a worker has (unacked), and jobs
@@ -109,7 +108,7 @@ def queues(width=12):
         together end them. Ready without unacked means that nobody consumes: no worker has that pool, or all that have it
         can't serve (Pools that can serve). Empty without any curve: RabbitMQ isn't scraped, see
         `deploy/prometheus/prometheus.yml`, or `broker.prefix` above is another.""",
-        [(ready, "{{queue}} ready"), (unacked, "{{queue}} unacked"), (later, "{{queue}}")], width=width,
+        [(ready, "{{queue}} ready"), (unacked, "{{queue}} unacked"), (later, "{{queue}}")],
     )
 
 
@@ -177,7 +176,10 @@ def able():
 def badly():
     """What failed, as a share: of all results, and those of our doing."""
     jobs = "prewarm_jobs_total"
-    of_jobs = lambda status: share(rate(jobs, "pool", f', status{status}'), rate(jobs, "pool"))
+
+    def of_jobs(status):
+        return share(rate(jobs, "pool", f", status{status}"), rate(jobs, "pool"))
+
     return lines(
         "Share of results that are no success", "percentunit",
         """By pool: what share of the results was `failed` or `timed_out` (the jobs' own affair), and what share was
@@ -209,7 +211,7 @@ def again():
 
 
 def dead_letters():
-    lying = 'max by (queue) (rabbitmq_detailed_queue_messages{job=~"$broker", instance=~"$node", queue="$prefix.dead"})'
+    lying = f'max by (queue) (rabbitmq_detailed_queue_messages{{{BROKER}, queue="$prefix.dead"}})'
     return lines(
         "Dead letters", "short",
         """Messages that can't be processed: how many lie in the queue of dead letters (from RabbitMQ), and how many
