@@ -29,10 +29,10 @@ pub static FAMILIES: LazyLock<Families> = LazyLock::new(|| parse(&of_a_new_worke
 pub fn family(series: &str) -> Option<(&'static str, bool)> {
     let of = |name: &str| FAMILIES.get_key_value(name);
     if let Some((name, family)) = of(series).filter(|(_, family)| family.kind != "histogram") {
-        return Some((name, family.kind == "counter"));
+        return Some((name.as_str(), family.kind == "counter"));
     }
     let histogram = ["_bucket", "_count", "_sum"].iter().find_map(|end| of(series.strip_suffix(end)?))?;
-    (histogram.1.kind == "histogram").then_some((histogram.0, true))
+    (histogram.1.kind == "histogram").then_some((histogram.0.as_str(), true))
 }
 
 pub fn parse(text: &str) -> Families {
@@ -79,13 +79,12 @@ impl Drop for Lonely {
 fn of_a_new_worker() -> String {
     let dir = std::env::temp_dir().join(unique("metrics"));
     fs::create_dir(&dir).unwrap();
-    // Both held until they are known to differ; nobody listens at the broker's.
+    // Both held until they are known to differ. Nobody listens where broker and engine should be.
     let [listen, nobody] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [listen, nobody] = [listen, nobody].map(|listener| listener.local_addr().unwrap());
     let config = format!(
-        "broker.url = \"amqp://{nobody}/%2f\"\nhttp.listen = \"{listen}\"\nengine.host = \"unix://{}/none\"\n\
-         worker.runtime_dir = {dir:?}\n[pool.one]\nimage = \"none\"\n[pool.two]\nimage = \"none\"\n",
-        dir.display()
+        "broker.url = \"amqp://{nobody}/%2f\"\nhttp.listen = \"{listen}\"\nengine.host = \"tcp://{nobody}\"\n\
+         worker.runtime_dir = {dir:?}\n[pool.one]\nimage = \"none\"\n[pool.two]\nimage = \"none\"\n"
     );
     fs::write(dir.join("prewarm.toml"), config).unwrap();
     let log = dir.join("log");

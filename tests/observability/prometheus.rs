@@ -29,13 +29,14 @@ impl Drop for Prometheus {
 impl Prometheus {
     /// Starts it over these targets, with all its files in `dir`.
     pub async fn start(dir: &Path, workers: &[SocketAddr], broker: SocketAddr) -> Prometheus {
-        let targets: Vec<String> = workers.iter().map(ToString::to_string).collect();
+        let targets = workers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let broker = broker.to_string();
         let mut config = read("deploy/prometheus/prometheus.yml");
         for (theirs, ours) in [
             ("scrape_interval: 15s", "scrape_interval: 1s"),
             ("evaluation_interval: 15s", "evaluation_interval: 1s"),
-            ("worker-1:9464, worker-2:9464", &targets.join(", ")),
-            ("rabbitmq:15692", &broker.to_string()),
+            ("worker-1:9464, worker-2:9464", targets.as_str()),
+            ("rabbitmq:15692", broker.as_str()),
         ] {
             assert!(config.contains(theirs), "prometheus.yml has no '{theirs}'");
             config = config.replace(theirs, ours);
