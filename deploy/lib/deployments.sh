@@ -89,7 +89,7 @@ main() {
     cd "$ROOT"
     install_tools
     local bin=$TOOLS/venv/bin files
-    checked "shellcheck" "$bin/shellcheck" -x deploy/*.sh deploy/*/*.sh .ci/run deploy/debian/p*
+    checked "shellcheck" "$bin/shellcheck" -x deploy/*.sh deploy/*/*.sh .ci/run deploy/debian/scripts/*
     mapfile -t files < <(yaml_files)
     checked "yamllint" "$bin/yamllint" --strict -c "$PINNED/yamllint.yaml" "${files[@]}"
     checked "hadolint" "$bin/hadolint" --config "$PINNED/hadolint.yaml" deploy/Dockerfile deploy/demo/Dockerfile

@@ -48,6 +48,15 @@ need_publishers() {
     need jq jq "reads replies in a shell"
 }
 
+# What checks, builds and installs what is in deploy/; more is pinned in tests/deploy.
+need_deployments() {
+    need systemd-analyze systemd "checks the unit"
+    need deluser adduser "removes the package's user"
+    need dpkg-shlibdeps dpkg-dev "finds what the package depends on"
+    need strip binutils "makes programs smaller"
+    need nsenter util-linux "reaches containers' networks"
+}
+
 install_missing() {
     ((${#MISSING_PACKAGES[@]})) || return 0
     command -v apt-get >/dev/null ||
