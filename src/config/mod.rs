@@ -472,4 +472,6 @@ pub struct Ulimit {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
