@@ -206,6 +206,7 @@ main() {
     need_servers
     need_images
     need_publishers
+    need_browser
     install_missing
     clean_up_on_exit
     if [[ $mode == everything ]]; then everything "$tests_only" "$@"; else "$mode"; fi

@@ -48,6 +48,12 @@ need_publishers() {
     need jq jq "reads replies in a shell"
 }
 
+# What shows the worker's page in the tests.
+need_browser() {
+    need chromium chromium "shows the worker's page"
+    need chromedriver chromium-driver "tells the browser what to do"
+}
+
 install_missing() {
     ((${#MISSING_PACKAGES[@]})) || return 0
     command -v apt-get >/dev/null ||
