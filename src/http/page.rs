@@ -73,6 +73,8 @@ pub(super) fn render(status: &Status, past: &Past, now: SystemTime) -> String {
         version = Text(status.version),
         uptime = span(status.uptime_seconds),
         broker = if status.broker_connected { "connected" } else { "not connected" },
+        able = status.pools.iter().filter(|pool| pool.able).count(),
+        all = status.pools.len(),
         time = timestamp(now),
         clock = clock.unwrap_or_default(),
         obstacles = obstacles(&status.not_ready_because),

@@ -61,6 +61,9 @@ impl Browser {
             }}}),
         );
         browser.session = session["sessionId"].as_str().unwrap().to_owned();
+        // It begins with a page of its own, which asks for things.
+        browser.open("about:blank");
+        browser.requests();
         browser
     }
 

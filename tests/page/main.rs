@@ -72,8 +72,14 @@ fn jobs_come_and_go_before_ones_eyes() {
         let unknown = json!({HOSTILE: 1});
         let rejected = site.broker.submit("box", Job::new(unknown)).await;
         site.broker.finished(&rejected).await;
+        let secret =
+            json!({"args": ["sh", "-c", "echo $T; exit 3"], "env": {"T": "s3cret"}, "secrets": ["T"]});
+        let failed = site.broker.submit("box", Job::new(secret)).await;
+        site.broker.finished(&failed).await;
         cancel(&worker, &job);
-        let text = until_seen(&browser, &["No job is running.", "0 leased", "rejected", "cancelled"]).await;
+        let text =
+            until_seen(&browser, &["No job is running.", "0 leased", "exit code 3", "rejected", "cancelled"])
+                .await;
         assert!(text.contains(&rejected.id) && text.contains(HOSTILE), "{text}");
 
         let same = "return [window.same, window.heading.isConnected, document.title]";
@@ -82,6 +88,7 @@ fn jobs_come_and_go_before_ones_eyes() {
         let inside = "return document.querySelectorAll('main img, main script').length";
         assert_eq!(browser.run(inside), 0);
         was_quiet(&browser, &worker);
+        assert!(!worker.get("/").await.unwrap().1.contains("s3cret"));
         site.broker.take(&site.broker.dead()).await;
     });
 }
@@ -143,8 +150,8 @@ fn it_can_be_paused_and_used_with_the_keyboard_on_any_screen() {
             let screen =
                 json!({"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500});
             browser.chromium("Emulation.setDeviceMetricsOverride", &screen);
-            let wide = browser.run("return document.documentElement.scrollWidth");
-            assert_eq!(wide, width, "nothing has to be scrolled sideways");
+            let fits = browser.run("return document.documentElement.scrollWidth <= innerWidth");
+            assert_eq!(fits, true, "at {width} it has to be scrolled sideways");
         }
 
         // Tab, and the space bar: the first thing to reach is the button.

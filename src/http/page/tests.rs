@@ -96,7 +96,7 @@ fn an_empty_worker_says_that_there_is_nothing() {
     assert_seen(
         &html,
         &[
-            "worker-1 ready version 0.1.0 · up 1 h 1 m · broker connected · as of 12:34:56 UTC",
+            "worker-1 ready version 0.1.0 · up 1 h 1 m · broker connected · pools able: 1 of 1 · as of 12:34:56 UTC",
             "Hit rate – no leases",
             "Target 2 what the jobs ask for",
             "1 to 8 idle; goal 99 % hits, expected 99.5 %; 1.2 jobs/s; replacing one takes 250 ms",
@@ -180,7 +180,7 @@ fn a_broken_pool_says_why() {
         &html,
         &[
             "worker-1 not ready",
-            "· broker not connected ·",
+            "· broker not connected · pools able: 1 of 2 ·",
             "Not ready because broker: not connected pool broken: image 'nowhere/x': no such image",
             "build acme/build:7 able",
             "not able: takes no jobs The last container couldn’t be made: image 'nowhere/x': no such image",
