@@ -214,6 +214,7 @@ main() {
     need_publishers
     need_prometheus
     need_deployments
+    need_browser
     install_missing
     clean_up_on_exit
     if [[ $mode == everything ]]; then everything "$tests_only" "$@"; else "$mode"; fi

@@ -58,6 +58,12 @@ need_deployments() {
     need nsenter util-linux "reaches containers' networks"
 }
 
+# What shows the worker's page in the tests.
+need_browser() {
+    need chromium chromium "shows the worker's page"
+    need chromedriver chromium-driver "tells the browser what to do"
+}
+
 install_missing() {
     ((${#MISSING_PACKAGES[@]})) || return 0
     command -v apt-get >/dev/null ||
