@@ -1,5 +1,6 @@
 //! The command line: one file a verb.
 
+mod artifacts;
 mod bench;
 mod cancel;
 mod check;
