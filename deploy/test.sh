@@ -41,9 +41,13 @@ static_checks() {
     check "Lints: cargo clippy --features otel" work cargo clippy --quiet --all-targets --locked --features otel -- -D warnings
     check "Documentation: cargo doc" work env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked
     check "Dependencies: licences, sources, advisories, yanked, duplicates" work python3 deploy/lib/dependencies.py
-    if command -v shellcheck >/dev/null; then
-        check "Scripts: shellcheck" work shellcheck -x deploy/*.sh deploy/lib/*.sh deploy/demo/*.sh .ci/run
-    fi
+    check "Rules: promtool check, promtool test" work promtool_checks
+    check "Deployments: each file by its own tool, scripts too" work deploy/lib/deployments.sh
+}
+
+# The configuration names the rules, so it is checked with them.
+promtool_checks() {
+    promtool check config deploy/prometheus/prometheus.yml && promtool test rules deploy/prometheus/tests/*.yml
 }
 
 # --- Tests, and what they leave ---
@@ -132,6 +136,8 @@ run_tests() {
     prepare
     (($#)) || check "RabbitMQ 4 beside it, with debootstrap (a minute or two; kept in target/)" rabbitmq_4
     present | sort >"$RUN_DIR/present-before"
+    # Before the tests: it links the program in another way, and they link it again.
+    (($#)) || check "Deployments: image and package, run" work deploy/lib/deployed.sh
     check "Tests: cargo test --locked $*" cargo_test "$@"
     (($#)) || check "Tests: cargo test --locked --features otel --test otel" otel_test
     check "Nothing is left behind by the tests" nothing_left_behind
@@ -206,6 +212,9 @@ main() {
     need_servers
     need_images
     need_publishers
+    need_prometheus
+    need_deployments
+    need_browser
     install_missing
     clean_up_on_exit
     if [[ $mode == everything ]]; then everything "$tests_only" "$@"; else "$mode"; fi

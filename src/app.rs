@@ -15,6 +15,7 @@ use crate::config::{Config, Expired, Faults, Loaded, reload};
 use crate::contract::PoolName;
 use crate::contract::topology::Names;
 use crate::engine::docker::Docker;
+use crate::http::history::History;
 use crate::http::{self, View};
 use crate::metrics::Metrics;
 use crate::pool::planner::Host;
@@ -94,7 +95,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         started: Instant::now(),
     };
     let http_stop = CancellationToken::new();
-    let view = View { metrics: metrics.clone(), status: status.clone() };
+    let page = config.http.page.then(History::default);
+    let view = View { metrics: metrics.clone(), status: status.clone(), page };
     let port = tokio::spawn(http::serve(listener, view, http_stop.clone()));
     let seats = TaskTracker::new();
     for (pool, settings) in &config.pools {

@@ -9,7 +9,8 @@ use bytes::Bytes;
 
 use crate::attempt::Plan;
 use crate::config::{Isolation, PoolConfig};
-use crate::contract::content::File;
+use crate::contract::PoolName;
+use crate::contract::content::{Artifacts, File, Files};
 use crate::contract::job::{Env, Rejection};
 use crate::engine::Image;
 use crate::engine::link::{self, Beside, Stdin};
@@ -38,6 +39,31 @@ pub struct Order<'a> {
     pub timeout: Duration,
     /// From the stop signal to SIGKILL.
     pub stop_grace: Duration,
+}
+
+/// Whether the pool takes so many and so large files, and returns any.
+///
+/// # Errors
+/// A [`Rejection`] if not.
+pub fn allowed(
+    name: &PoolName,
+    pool: &PoolConfig,
+    files: &Files,
+    artifacts: &Artifacts,
+) -> Result<(), Rejection> {
+    let limits = &pool.files;
+    for (count, unit, max) in
+        [(files.0.len() as u64, "files", limits.max as u64), (files.bytes(), "bytes", limits.size)]
+    {
+        if count > max {
+            let message = format!("{count} {unit} are more than the most of pool {name}, {max}");
+            return Err(Rejection::of("files", message));
+        }
+    }
+    if pool.artifacts.max == 0 && !artifacts.0.is_empty() {
+        return Err(Rejection::of("artifacts", format!("pool {name} returns none: its artifacts.max is 0")));
+    }
+    Ok(())
 }
 
 /// What to send to a container of this image and pool for a job, and the executable that it names.

@@ -19,7 +19,7 @@
 //!    meanwhile the broker gives it out again, and if that is to this worker, it is known here and not run twice. Nor is a job
 //!    that its publisher publishes again.
 //!
-//! What a worker tells of itself meanwhile: [`status`], [`failures`], [`running`]; [`onlookers`] see what a job prints without its
+//! What a worker tells of itself meanwhile: [`status`], [`failures`], [`running`], which [`http`] shows to programs and people; [`onlookers`] see what a job prints without its
 //! noticing, and collectors of traces its spans ([`trace`]). Jobs that the broker gave up itself are answered by `worker/died.rs`.
 //!
 //! # Who knows whom

@@ -4,6 +4,7 @@
 //! the contract appear, and labels are pools and closed enums.
 
 use prometheus::core::Collector;
+use prometheus::proto::Metric;
 use prometheus::{
     HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -42,6 +43,13 @@ impl Metrics {
     /// All metrics in Prometheus's text format.
     pub fn render(&self) -> String {
         prometheus::TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    /// The series of one metric as they are now; none if there is no such metric.
+    pub fn series(&self, name: &str) -> Vec<Series> {
+        let name = format!("prewarm_{name}");
+        let families = self.registry.gather().into_iter();
+        families.filter(|f| f.name() == name).flat_map(|mut f| f.take_metric()).map(Series).collect()
     }
 
     /// A counter with labels.
@@ -86,6 +94,33 @@ impl Metrics {
     #[expect(clippy::expect_used, reason = "see the type's documentation")]
     fn register(&self, collector: impl Collector + 'static) {
         self.registry.register(Box::new(collector)).expect("each metric is made once");
+    }
+}
+
+/// One series of a metric, read once.
+pub struct Series(Metric);
+
+impl Series {
+    /// A label's value; empty if it has none of that name.
+    pub fn label(&self, name: &str) -> String {
+        let label = self.0.get_label().iter().find(|label| label.name() == name);
+        label.map(|label| label.value().to_owned()).unwrap_or_default()
+    }
+
+    /// A counter's value.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "counters here count whole things"
+    )]
+    pub fn count(&self) -> u64 {
+        self.0.get_counter().get_value() as u64
+    }
+
+    /// A histogram's counts: what is at most each bound, and all.
+    pub fn cumulative(&self) -> impl Iterator<Item = u64> {
+        let histogram = self.0.get_histogram();
+        histogram.get_bucket().iter().map(|b| b.cumulative_count()).chain([histogram.get_sample_count()])
     }
 }
 

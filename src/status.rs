@@ -35,17 +35,26 @@ pub struct View {
 /// All of it.
 #[derive(Serialize)]
 pub struct Status {
-    worker: String,
-    version: &'static str,
-    uptime_seconds: u64,
-    ready: bool,
-    not_ready_because: Vec<String>,
-    broker_connected: bool,
-    host: Host,
-    pools: Vec<PoolStatus>,
-    jobs: Vec<RunningJob>,
-    /// The latest first.
-    failures: Vec<Failure>,
+    /// The worker's name.
+    pub worker: String,
+    /// The version of its program.
+    pub version: &'static str,
+    /// Since it started.
+    pub uptime_seconds: u64,
+    /// Whether it can take and run jobs.
+    pub ready: bool,
+    /// Why not.
+    pub not_ready_because: Vec<String>,
+    /// Whether it has a connection to the broker.
+    pub broker_connected: bool,
+    /// What the pools share.
+    pub host: Host,
+    /// Its pools.
+    pub pools: Vec<PoolStatus>,
+    /// The jobs in hand, the oldest first.
+    pub jobs: Vec<RunningJob>,
+    /// What ended badly, the latest first.
+    pub failures: Vec<Failure>,
 }
 
 impl View {

@@ -209,6 +209,45 @@ fn run_is_docker_run() {
 }
 
 #[test]
+fn run_takes_files_and_saves_artifacts() {
+    run(async |site: &Site| {
+        let keys = "idle = 1\nfiles = { max = 1 }\nartifacts = { inline = \"1KiB\" }";
+        let none = "idle = 1\nartifacts = { max = 0 }";
+        let config = file(&site.worker().pool("box", keys).pool("none", none));
+        let local = |name: &str| site.dir.join(name);
+        std::fs::write(local("input"), b"\xff\0 bytes").unwrap();
+        let run = |args: &[&str]| {
+            call(&[&["-c", &config, "run"], args].concat(), |command| {
+                command.current_dir(&site.dir);
+            })
+        };
+        let script = "cat /data/in; mkdir -p /out && cp /data/in /out/ && : >/out/empty && head -c 3000000 /dev/zero >/out/big; exit 3";
+        let job = ["--", "sh", "-c", script];
+        let given = ["box", "--file", "input:/data/in", "--artifact", "/out", "--artifact", "nope"];
+        let done = run(&[&given[..], &["--artifacts-to", "saved"], &job].concat());
+        ends(&done, 3, &["artifact \"nope\" is missing: not_found: there is no such file"]);
+        assert_eq!(done.stdout.bytes, b"\xff\0 bytes");
+        let read = |name: &str| std::fs::read(local(name)).unwrap();
+        assert_eq!((read("saved/out/in"), read("saved/out/empty")), (b"\xff\0 bytes".to_vec(), vec![]));
+        assert!(read("saved/out/big") == vec![0; 3_000_000]);
+        // Below the current directory if none is named; and what can't be saved isn't success.
+        let job = ["--", "sh", "-c", "mkdir /out && echo x >/out/x"];
+        ends(&run(&[&["box", "--artifact", "/out/*"][..], &job].concat()), 0, &[]);
+        assert_eq!(read("out/x"), b"x\n");
+        std::fs::remove_dir_all(local("out")).unwrap();
+        std::fs::write(local("out"), "").unwrap();
+        ends(
+            &run(&[&["box", "--artifact", "/out/*"][..], &job].concat()),
+            125,
+            &["artifact \"/out/x\" is not saved"],
+        );
+        // What the pool doesn't allow.
+        ends(&run(&["box", "--file", "input:a", "--file", "input:b"]), 125, &["files: 2 files are more"]);
+        ends(&run(&["none", "--artifact", "x"]), 125, &["artifacts: pool none returns none"]);
+    });
+}
+
+#[test]
 fn schemas_are_json() {
     for (message, field) in
         [("job", "secrets"), ("started", "startup_ms"), ("log", "offset"), ("result", "timings_ms")]

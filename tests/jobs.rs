@@ -902,7 +902,11 @@ fn every_metric_exists_at_zero_from_the_start() {
             for name in ["lease_wait_seconds_count", "queue_wait_seconds_count", "run_seconds_count"] {
                 assert_eq!(metrics.get(&format!("prewarm_{name}"), &[pool]), 0.0, "{name}");
             }
-            assert_eq!(metrics.get("prewarm_jobs_running", &[pool]), 0.0);
+            let kinds = ["invalid_job", "no_container", "container_lost", "worker_stopped", "delivery_limit"];
+            each("prewarm_dead_letters_total", "kind", &kinds);
+            for name in ["jobs_running", "jobs_retried_total", "pool_waiting", "pool_able"] {
+                assert_eq!(metrics.get(&format!("prewarm_{name}"), &[pool]), 0.0, "{name}");
+            }
             assert_eq!(metrics.get("prewarm_warmup_seconds_count", &[pool]), 0.0);
             assert!(metrics.get("prewarm_pool_target", &[pool]) > 0.0);
         }

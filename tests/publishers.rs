@@ -140,7 +140,7 @@ fn celery() {
         let worker = site.worker().pool("build", "idle = 1\nconcurrency = 1").ready().await;
         write(site, "tasks.py");
         let celery = [clients().join("venv/bin/celery").display().to_string()];
-        let args = "-A tasks worker --pool solo --without-gossip --without-mingle --without-heartbeat";
+        let args = "-A tasks worker --concurrency 1 --without-gossip --without-mingle --without-heartbeat";
         let args: Vec<&str> = args.split(' ').collect();
         let log = std::fs::File::create(site.dir.join("celery.log")).unwrap();
         let mut tasks = command(site, &celery, &args);
@@ -152,6 +152,23 @@ fn celery() {
             docker::run(&mut command(site, &call, &["sh", "-c", "echo \"hello $WHO\"; exit 7"]), None, LIMIT);
         let result: Value = serde_json::from_str(&done.ok("call_task.py")).unwrap();
         assert_eq!(result, json!({"status": "failed", "exit_code": 7, "stdout": "hello world\n"}));
+
+        let mut polite = command(site, &call, &["sh", "-c", POLITE]);
+        let polite =
+            polite.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("the job runs", async || {
+            (worker.status().await["jobs"].as_array()?.len() == 1).then_some(())
+        })
+        .await;
+        signal("INT", polite.id());
+        let polite = polite.wait_with_output().unwrap();
+        let err = String::from_utf8(polite.stderr).unwrap();
+        assert_eq!((polite.status.code(), err.as_str()), (Some(1), "revoked\n"));
+        eventually("the job is cancelled", async || {
+            let cancelled = [("pool", "build"), ("status", "cancelled")];
+            (worker.metrics().await.get("prewarm_jobs_total", &cancelled) == 1.0).then_some(())
+        })
+        .await;
 
         signal("TERM", tasks.0.id());
         eventually("Celery ends", async || tasks.0.try_wait().unwrap()).await;

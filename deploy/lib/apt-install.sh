@@ -27,7 +27,7 @@ fi
 # Services that the machine has already are its owner's business.
 services_here() {
     local unit
-    for unit in docker.service docker.socket containerd.service rabbitmq-server.service epmd.service epmd.socket; do
+    for unit in docker.service docker.socket containerd.service rabbitmq-server.service epmd.service epmd.socket prometheus.service; do
         [[ -e /lib/systemd/system/$unit || -e /etc/systemd/system/$unit ]] && echo "$unit"
     done
     return 0

@@ -48,6 +48,22 @@ need_publishers() {
     need jq jq "reads replies in a shell"
 }
 
+need_prometheus() { need promtool prometheus "scrapes workers and broker in tests, checks and tests the rules"; }
+# What checks, builds and installs what is in deploy/; more is pinned in tests/deploy.
+need_deployments() {
+    need systemd-analyze systemd "checks the unit"
+    need deluser adduser "removes the package's user"
+    need dpkg-shlibdeps dpkg-dev "finds what the package depends on"
+    need strip binutils "makes programs smaller"
+    need nsenter util-linux "reaches containers' networks"
+}
+
+# What shows the worker's page in the tests.
+need_browser() {
+    need chromium chromium "shows the worker's page"
+    need chromedriver chromium-driver "tells the browser what to do"
+}
+
 install_missing() {
     ((${#MISSING_PACKAGES[@]})) || return 0
     command -v apt-get >/dev/null ||

@@ -1,15 +1,17 @@
 //! What a job is given on the command line; the same for `run` and `submit`.
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 
 use crate::contract::PoolName;
+use crate::contract::content::{self, Content, FILES_MAX, File, Files};
 
-/// Most bytes of standard input: RabbitMQ takes no larger message.
-const STDIN_MAX: u64 = 512 << 20;
+/// Most bytes of standard input, or of a file: RabbitMQ takes no larger message.
+const CONTENT_MAX: u64 = 512 << 20;
 /// Most bytes of one file of variables.
 const ENV_FILE_MAX: u64 = 16 << 20;
 
@@ -32,9 +34,30 @@ pub(super) struct JobArgs {
     /// Short for `--stdin -`
     #[arg(long, short = 'i', conflicts_with = "stdin")]
     interactive: bool,
+    /// Put a local file into the job's container, with its permission bits, before the entrypoint begins: what is before the first
+    /// colon is the file (`-`: this command's standard input), what follows the path, absolute or from the working directory
+    #[arg(long = "file", value_name = "SOURCE:PATH", value_parser = source, allow_hyphen_values = true)]
+    files: Vec<Source>,
     /// Arguments for the entrypoint, in place of the image's CMD
     #[arg(last = true)]
     args: Vec<String>,
+}
+
+/// A file that is to be put into a job's container.
+#[derive(Clone)]
+struct Source {
+    from: PathBuf,
+    path: String,
+}
+
+fn source(text: &str) -> Result<Source, String> {
+    match text.split_once(':') {
+        Some((from, path)) if !from.is_empty() => {
+            let path = content::file_path(path).map_err(|fault| format!("'{path}' {fault}"))?;
+            Ok(Source { from: from.into(), path })
+        }
+        _ => Err("write SOURCE:PATH, as input.csv:/data/input.csv".into()),
+    }
 }
 
 impl JobArgs {
@@ -62,7 +85,36 @@ impl JobArgs {
             None if self.interactive => Path::new("-"),
             None => return Ok(None),
         };
-        whole(path, STDIN_MAX).map(Some).map_err(|why| format!("--stdin {}: {why}", path.display()))
+        whole(path, CONTENT_MAX).map(Some).map_err(|why| format!("--stdin {}: {why}", path.display()))
+    }
+
+    /// The files that the job is to have.
+    pub(super) fn read_files(&self) -> Result<Files, String> {
+        let own = Path::new("-");
+        let mut stdin_is_taken = self.interactive || self.stdin.as_deref() == Some(own);
+        let mut files = Files::default();
+        for Source { from, path } in &self.files {
+            let why = |why: String| format!("--file {}:{path}: {why}", from.display());
+            if files.0.iter().any(|file| file.path == *path) {
+                return Err(why("there is another file with this path".into()));
+            }
+            if files.0.len() == FILES_MAX {
+                return Err(format!("--file: a job takes {FILES_MAX} files at most"));
+            }
+            let mode = if from == own {
+                if std::mem::replace(&mut stdin_is_taken, true) {
+                    return Err(why("this command's standard input can be given once".into()));
+                }
+                content::MODE
+            } else {
+                let metadata = std::fs::metadata(from).map_err(|error| why(error.to_string()))?;
+                // Never more than nine bits.
+                u16::try_from(metadata.permissions().mode() & 0o777).unwrap_or(content::MODE)
+            };
+            let bytes = whole(from, CONTENT_MAX).map_err(why)?;
+            files.0.push(File { path: path.clone(), content: Content(bytes.into()), mode });
+        }
+        Ok(files)
     }
 }
 

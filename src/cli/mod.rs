@@ -1,8 +1,10 @@
 //! The command line: one file a verb.
 
+mod artifacts;
 mod bench;
 mod cancel;
 mod check;
+mod completions;
 mod dead;
 mod interrupt;
 mod job;
@@ -83,6 +85,8 @@ enum Verb {
     Dead(dead::Args),
     /// Print the JSON Schema of a message
     Schema(schema::Args),
+    /// Print what completes these commands in a shell, or write their manual pages
+    Completions(completions::Args),
 }
 
 /// Parses the command line and does what it says.
@@ -112,6 +116,7 @@ pub fn main() -> ExitCode {
         Verb::Bench(args) => bench::main(&cli.config, args),
         Verb::Dead(args) => dead::main(&cli.config, args),
         Verb::Schema(args) => schema::main(args),
+        Verb::Completions(args) => completions::main(args),
     }
 }
 

@@ -1,17 +1,22 @@
 //! `prewarm run`: one job through a pool, without a broker. It is to `docker run` what the worker is to a fleet.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::artifacts::Saver;
 use super::job::JobArgs;
 use super::{ConfigArgs, block_on, exit, fail, load};
+use crate::artifacts::{Collected, Collector, Events};
 use crate::attempt::{self, Controls, Ended, Happening, Stopped};
-use crate::config::{Config, IdleConfig};
+use crate::config::{ArtifactsConfig, Config, IdleConfig};
+use crate::contract::content::{self, Artifacts};
 use crate::contract::event::Stream;
 use crate::contract::job::Env;
 use crate::engine::docker::Docker;
@@ -27,6 +32,12 @@ use crate::secrets;
 pub struct Args {
     #[command(flatten)]
     job: JobArgs,
+    /// Save these files of the job when it is over: a path, or a pattern with `*`, `?`, `**`
+    #[arg(long, value_name = "PATTERN", value_parser = content::pattern)]
+    artifact: Vec<String>,
+    /// Save them below this directory, each under its path there [default: the current directory]
+    #[arg(long, value_name = "DIR", requires = "artifact")]
+    artifacts_to: Option<PathBuf>,
     /// Print how fast the job started, on stderr
     #[arg(long)]
     timings: bool,
@@ -58,6 +69,11 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
 
     let env = Env(args.job.env()?);
     let stdin = args.job.read_stdin()?.map(Bytes::from);
+    let (files, artifacts) = (args.job.read_files()?, Artifacts(args.artifact));
+    launch::allowed(&name, &pool, &files, &artifacts).map_err(|rejection| rejection.to_string())?;
+    let wanted = !artifacts.0.is_empty();
+    let receiver = wanted.then(|| Receiver::new(&artifacts.0, pool.artifacts, args.artifacts_to.as_deref()));
+    let receiver = receiver.transpose()?;
     let metrics = Metrics::new();
     let engine = std::sync::Arc::new(Docker::new(&config.engine, &metrics).map_err(|e| e.to_string())?);
     let host = Host { creators: 1, containers: None, memory: None };
@@ -79,8 +95,8 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
             env: &env,
             given: &given,
             stdin,
-            files: &[],
-            artifacts: &[],
+            files: &files.0,
+            artifacts: &artifacts.0,
             traceparent: None,
             timeout,
             stop_grace: pool.stop_grace,
@@ -90,8 +106,8 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         let controls = Controls::default();
         stop_on_signal(controls.stop.clone());
         let begun = Instant::now();
-        let (result, started) =
-            tokio::join!(attempt::run(lease, plan, &controls, happen), pass_through(happenings));
+        let (result, (started, receiver)) =
+            tokio::join!(attempt::run(lease, plan, &controls, happen), pass_through(happenings, receiver));
         if let (true, Some(at)) = (args.timings, started) {
             let startup = at.saturating_duration_since(begun);
             eprintln!("prewarm: START to executing in {:.3} ms", startup.as_secs_f64() * 1e3);
@@ -99,11 +115,43 @@ async fn run(mut config: Config, args: Args) -> Result<u8, String> {
         // A signal to this command is the job's, as with `docker run`: how the job takes it is the exit code.
         let result =
             result.map(|ended| Ended { stopped: ended.stopped.filter(|s| *s != Stopped::Worker), ..ended });
-        Ok(Outcome::of(result, &executable, timeout))
+        Ok((Outcome::of(result, &executable, timeout), receiver))
     }
     .await;
     pools.close().await;
-    outcome.and_then(exit_code)
+    let (outcome, receiver) = outcome?;
+    let has_run = matches!(outcome, Outcome::Ran(_));
+    let code = exit_code(outcome)?;
+    Ok(receiver.filter(|_| has_run).map_or(code, |receiver| receiver.conclude(code)))
+}
+
+/// Takes a job's artifacts, and saves them.
+struct Receiver {
+    collector: Collector,
+    saver: Saver,
+}
+
+/// There is only one.
+const ATTEMPT: u64 = 1;
+
+impl Receiver {
+    fn new(wanted: &[String], limits: ArtifactsConfig, to: Option<&Path>) -> Result<Receiver, String> {
+        // Nothing has to fit into a result: all go to the disk in pieces.
+        let limits = ArtifactsConfig { inline: 0, ..limits };
+        Ok(Receiver { collector: Collector::new(wanted, limits, Events::Sent, None), saver: Saver::new(to)? })
+    }
+
+    fn take(&mut self, bytes: &Bytes) {
+        for piece in self.collector.push(bytes) {
+            self.saver.piece(ATTEMPT, &piece);
+        }
+    }
+
+    fn conclude(self, code: u8) -> u8 {
+        let Collected { artifacts, missed } = self.collector.finish();
+        let result = json!({"attempt": ATTEMPT, "artifacts": artifacts, "artifacts_missed": missed});
+        self.saver.conclude(&result, code)
+    }
 }
 
 /// The first container decides: where `serve` would try again, this says what is wrong.
@@ -116,8 +164,11 @@ async fn first_failure(pools: &Pools) -> String {
     }
 }
 
-/// Writes the job's output where this command's goes, as it comes.
-async fn pass_through(mut happenings: mpsc::Receiver<Happening>) -> Option<Instant> {
+/// Writes the job's output where this command's goes, as it comes, and its artifacts where they belong.
+async fn pass_through(
+    mut happenings: mpsc::Receiver<Happening>,
+    mut receiver: Option<Receiver>,
+) -> (Option<Instant>, Option<Receiver>) {
     let mut started = None;
     while let Some(happening) = happenings.recv().await {
         let (stream, bytes) = match happening {
@@ -126,8 +177,10 @@ async fn pass_through(mut happenings: mpsc::Receiver<Happening>) -> Option<Insta
                 continue;
             }
             Happening::Output(stream, bytes) => (stream, bytes),
-            // None are asked for.
-            Happening::Artifact(_) => continue,
+            Happening::Artifact(bytes) => {
+                tokio::task::block_in_place(|| receiver.iter_mut().for_each(|r| r.take(&bytes)));
+                continue;
+            }
         };
         // Blocking writes, since whoever reads sets the pace; a closed pipe ends the job, as it does with `docker run`.
         let written = tokio::task::block_in_place(|| match stream {
@@ -138,7 +191,7 @@ async fn pass_through(mut happenings: mpsc::Receiver<Happening>) -> Option<Insta
             break;
         }
     }
-    started
+    (started, receiver)
 }
 
 fn write_out(to: &mut impl Write, bytes: &[u8]) -> std::io::Result<()> {

@@ -5,23 +5,35 @@ mod follow;
 mod many;
 mod tally;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use super::artifacts::Saver;
 use super::job::JobArgs;
 use super::{ConfigArgs, block_on, exit, fail};
 use crate::broker::client::Sender;
 use crate::broker::{BrokerError, Properties};
 use crate::config;
+use crate::contract::content;
 use crate::contract::control::{CANCEL, Cancel};
+use crate::contract::event::Data;
 
 #[derive(clap::Args)]
+#[command(group = clap::ArgGroup::new("receiver").args(["follow", "detach"]))]
 pub struct Args {
     #[command(flatten)]
     job: JobArgs,
+    /// Return these files of the job when it is over: a path, or a pattern with `*`, `?`, `**`
+    #[arg(long, value_name = "PATTERN", value_parser = content::pattern, requires = "receiver")]
+    artifact: Vec<String>,
+    /// Save them below this directory, each under its path there [default: the current directory; with --json nowhere, they are in
+    /// its lines]
+    #[arg(long, value_name = "DIR", requires_all = ["artifact", "follow"], conflicts_with_all = ["json", "detach"])]
+    artifacts_to: Option<PathBuf>,
     /// AMQP priority, where the queue has priorities
     #[arg(long, value_name = "0-255")]
     priority: Option<u8>,
@@ -71,13 +83,17 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
         Ok(broker) => broker,
         Err(faults) => return fail(exit::CONFIG, faults),
     };
-    let body = match body(&args.job) {
+    let body = match body(&args) {
         Ok(body) => body,
+        Err(why) => return fail(exit::FAILURE, why),
+    };
+    let saver = match args.saver() {
+        Ok(saver) => saver,
         Err(why) => return fail(exit::FAILURE, why),
     };
     let done = block_on(async {
         if args.follow {
-            follow::follow(&broker, &args, body).await
+            follow::follow(&broker, &args, body, saver).await
         } else if args.detach {
             detach::detach(&broker, &args, body).await
         } else {
@@ -97,6 +113,14 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
     }
 }
 
+impl Args {
+    /// What saves the job's artifacts, if any are to be saved here.
+    fn saver(&self) -> Result<Option<Saver>, String> {
+        let wanted = self.follow && !self.json && !self.artifact.is_empty();
+        wanted.then(|| Saver::new(self.artifacts_to.as_deref())).transpose()
+    }
+}
+
 /// What went wrong at the broker.
 struct Failed {
     /// The job that the broker had taken by then.
@@ -110,7 +134,7 @@ impl From<BrokerError> for Failed {
     }
 }
 
-fn body(job: &JobArgs) -> Result<Bytes, String> {
+fn body(Args { job, artifact, .. }: &Args) -> Result<Bytes, String> {
     let env: Map<String, Value> = job.env()?.into_iter().map(|(k, v)| (k, v.into())).collect();
     let mut body = Map::from_iter([("env".to_owned(), Value::from(env))]);
     if let Some(args) = job.args() {
@@ -128,6 +152,19 @@ fn body(job: &JobArgs) -> Result<Bytes, String> {
             }
         };
         body.insert("stdin".into(), stdin);
+    }
+    let mut files = Map::new();
+    for file in job.read_files()?.0 {
+        // Our own types: no way to fail.
+        let mut value = serde_json::to_value(Data::from(file.content.0.to_vec())).unwrap_or_default();
+        value["mode"] = format!("{:04o}", file.mode).into();
+        files.insert(file.path, value);
+    }
+    if !files.is_empty() {
+        body.insert("files".into(), files.into());
+    }
+    if !artifact.is_empty() {
+        body.insert("artifacts".into(), artifact.clone().into());
     }
     Ok(Bytes::from(Value::from(body).to_string()))
 }

@@ -179,11 +179,13 @@ impl Default for EngineConfig {
     }
 }
 
-/// `[http]`: metrics and health.
+/// `[http]`: metrics, health, and a page to look at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpConfig {
     /// `listen` address, an IP address and a port; default `127.0.0.1:9464`.
     pub listen: SocketAddr,
+    /// `page`: whether `/` shows the worker to people; default true.
+    pub page: bool,
 }
 
 /// `[worker]`: this worker as a whole.
@@ -471,5 +473,7 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;

@@ -93,6 +93,12 @@ impl<'a> Reading<'a> {
         (self.faults, self.advice)
     }
 
+    /// Every variable that somebody looked for, with the key that it stands for.
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> &BTreeMap<String, String> {
+        &self.asked
+    }
+
     /// Looks for a key's variable.
     fn variable(&mut self, name: String, key: &str) -> Option<&'a Variable<'a>> {
         let found = self.variables.get(&name);

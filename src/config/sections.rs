@@ -10,7 +10,7 @@ use super::field::Field;
 use super::pool::pool;
 use super::reader::{Outcome, Section};
 use super::tls::tls;
-use super::values::{LONGEST, choice, duration, list, number, size, text, within};
+use super::values::{LONGEST, choice, duration, flag, list, number, size, text, within};
 use super::{
     BrokerConfig, Config, EngineConfig, Expired, HttpConfig, PoolConfig, TlsConfig, TopologyMode,
     WorkerConfig,
@@ -186,7 +186,8 @@ fn http(section: &mut Section<'_, '_>) -> Outcome<HttpConfig> {
             field.is_not("an IP address and port: write 127.0.0.1:9464, or 0.0.0.0:9464 for all interfaces")
         })
     });
-    Ok(HttpConfig { listen: listen? })
+    let page = section.or("page", true, flag);
+    Ok(HttpConfig { listen: listen?, page: page? })
 }
 
 fn worker(section: &mut Section<'_, '_>) -> Outcome<WorkerConfig> {

@@ -80,7 +80,7 @@ fn everything_but_the_image_has_a_default() {
         }
     );
     assert_eq!(config.engine, EngineConfig { timeout: 60 * second, ..EngineConfig::default() });
-    assert_eq!(config.http.listen.to_string(), "127.0.0.1:9464");
+    assert_eq!((config.http.listen.to_string().as_str(), config.http.page), ("127.0.0.1:9464", true));
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux");
     assert_eq!(
         config.worker,

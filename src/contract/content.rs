@@ -26,7 +26,7 @@ const PATH_LEN: usize = PATH_MAX - 8;
 const NAME_LEN: usize = 255;
 
 /// Permission bits of a file that names none.
-const MODE: u16 = 0o644;
+pub const MODE: u16 = 0o644;
 
 /// With or without padding, and whatever the last character's unused bits are: both are common, and neither is ambiguous.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -111,15 +111,22 @@ pub fn tidy(path: &str) -> Result<String, &'static str> {
     }
 }
 
-fn file_path(path: &str) -> Result<String, &'static str> {
+/// Checks a file's path, as [`tidy`] does.
+///
+/// # Errors
+/// As there; or that it is a directory's.
+pub fn file_path(path: &str) -> Result<String, &'static str> {
     if path.ends_with('/') || path.ends_with("/.") || path == "." {
         return Err("is a directory's; name the file");
     }
     tidy(path)
 }
 
-/// Two `**` in a row are one: each would have to be tried with the other.
-fn pattern(path: &str) -> Result<String, &'static str> {
+/// Checks a pattern, as [`tidy`] does. Two `**` in a row are one: each would have to be tried with the other.
+///
+/// # Errors
+/// As there.
+pub fn pattern(path: &str) -> Result<String, &'static str> {
     let mut tidy = tidy(path)?;
     while tidy.contains("**/**") {
         tidy = tidy.replace("**/**", "**");

@@ -216,7 +216,16 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// As in messages and headers.
+    /// Those that a dead letter of a worker can have, for metrics that must exist from the start.
+    pub const OF_DEAD_LETTERS: [ErrorKind; 5] = [
+        ErrorKind::InvalidJob,
+        ErrorKind::NoContainer,
+        ErrorKind::ContainerLost,
+        ErrorKind::WorkerStopped,
+        ErrorKind::DeliveryLimit,
+    ];
+
+    /// As in messages, headers and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             ErrorKind::InvalidJob => "invalid_job",

@@ -13,6 +13,8 @@ pub(super) struct PoolMetrics {
     wait: HistogramVec,
     containers: IntGaugeVec,
     target: IntGaugeVec,
+    waiting: IntGaugeVec,
+    able: IntGaugeVec,
     warmup: HistogramVec,
     retired: IntCounterVec,
 }
@@ -24,6 +26,8 @@ pub(super) struct PoolSeries {
     pub wait: Histogram,
     containers: [IntGauge; 4],
     pub target: IntGauge,
+    pub waiting: IntGauge,
+    pub able: IntGauge,
     pub warmup: Histogram,
     retired: [IntCounter; Reason::ALL.len()],
 }
@@ -31,12 +35,37 @@ pub(super) struct PoolSeries {
 impl PoolMetrics {
     pub fn new(metrics: &Metrics) -> PoolMetrics {
         PoolMetrics {
-            leases: metrics.counters("pool_leases_total", "Containers leased to jobs.", &["pool", "result"]),
-            wait: metrics.histograms("lease_wait_seconds", "Wait for a container.", &["pool"], &BUCKETS),
+            leases: metrics.counters(
+                "pool_leases_total",
+                "Containers leased to jobs: at once (hit), or after a wait (miss).",
+                &["pool", "result"],
+            ),
+            wait: metrics.histograms(
+                "lease_wait_seconds",
+                "From asking for a container to having it, of hits and misses.",
+                &["pool"],
+                &BUCKETS,
+            ),
             containers: metrics.gauges("pool_containers", "Containers by state.", &["pool", "state"]),
             target: metrics.gauges("pool_target", "Idle containers wanted.", &["pool"]),
-            warmup: metrics.histograms("warmup_seconds", "From creation to ready.", &["pool"], &BUCKETS),
-            retired: metrics.counters("containers_retired_total", "Containers retired.", &["pool", "reason"]),
+            waiting: metrics.gauges("pool_waiting", "Jobs that wait for a container.", &["pool"]),
+            able: metrics.gauges(
+                "pool_able",
+                "1 while containers can be made, as far as is known, or one is idle; at 0 the breaker is open, and the \
+                 worker takes no jobs of the pool.",
+                &["pool"],
+            ),
+            warmup: metrics.histograms(
+                "warmup_seconds",
+                "From a container's creation to its being ready.",
+                &["pool"],
+                &BUCKETS,
+            ),
+            retired: metrics.counters(
+                "containers_retired_total",
+                "Containers that were given up, by why.",
+                &["pool", "reason"],
+            ),
         }
     }
 
@@ -48,6 +77,8 @@ impl PoolMetrics {
             wait: self.wait.with_label_values(&[pool]),
             containers: State::ALL.map(|s| self.containers.with_label_values(&[pool, s.as_str()])),
             target: self.target.with_label_values(&[pool]),
+            waiting: self.waiting.with_label_values(&[pool]),
+            able: self.able.with_label_values(&[pool]),
             warmup: self.warmup.with_label_values(&[pool]),
             retired: Reason::ALL.map(|r| self.retired.with_label_values(&[pool, r.as_str()])),
         }

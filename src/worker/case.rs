@@ -213,29 +213,7 @@ impl<'a> Case<'a> {
                 format!("{asked} is more than the most of pool {}, {max}", self.pool),
             ));
         }
-        let limits = &self.config.files;
-        if job.files.0.len() > limits.max {
-            let message = format!(
-                "{} files are more than the most of pool {}, {}",
-                job.files.0.len(),
-                self.pool,
-                limits.max
-            );
-            return Err(Rejection::of("files", message));
-        }
-        if job.files.bytes() > limits.size {
-            let message = format!(
-                "{} bytes are more than the most of pool {}, {}",
-                job.files.bytes(),
-                self.pool,
-                limits.size
-            );
-            return Err(Rejection::of("files", message));
-        }
-        if self.config.artifacts.max == 0 && !job.artifacts.0.is_empty() {
-            let message = format!("pool {} returns none: its artifacts.max is 0", self.pool);
-            return Err(Rejection::of("artifacts", message));
-        }
+        launch::allowed(self.pool, self.config, &job.files, &job.artifacts)?;
         Ok(job)
     }
 

@@ -60,6 +60,11 @@ impl Worker {
                 properties: with_reason(properties, death.as_ref(), pool.as_ref()),
             };
             publish_surely(publisher, copy).await;
+            if let Some((pool, (_, kind))) = known
+                && let Some(series) = self.metrics.pools.get(pool)
+            {
+                series.dead_letter(kind);
+            }
         }
         if let Err(error) = receipt.settle(Settle::Ack).await {
             tracing::warn!("not settled: {error}");

@@ -189,6 +189,11 @@ impl Ending {
         if let Some(target) = copy {
             publish_surely(publisher, self.copy(case, target, body, properties)).await;
         }
+        match (self.disposition, &self.reason) {
+            (Disposition::Retry(..), _) => case.metrics.retried.inc(),
+            (Disposition::DeadLetter, Some(reason)) => case.metrics.dead_letter(reason.kind),
+            _ => {}
+        }
         let settle = match self.disposition {
             Disposition::HandBack => Settle::HandBack,
             Disposition::Again => Settle::Again,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use crate::contract::PoolName;
-use crate::contract::event::{LeaseKind, Status, Stream};
+use crate::contract::event::{ErrorKind, LeaseKind, Status, Stream};
 use crate::metrics::{BUCKETS, Metrics, RUN_BUCKETS};
 
 /// The worker's metrics.
@@ -26,6 +26,8 @@ pub(super) struct PoolSeries {
     pub(super) deliveries: [IntCounter; 2],
     pub(super) adopted: IntCounter,
     pub(super) repeated: IntCounter,
+    pub(super) retried: IntCounter,
+    dead: [IntCounter; ErrorKind::OF_DEAD_LETTERS.len()],
     pub(super) output: [IntCounter; 2],
 }
 
@@ -50,7 +52,17 @@ impl WorkerMetrics {
             &RUN_BUCKETS,
         );
         let jobs: IntCounterVec =
-            metrics.counters("jobs_total", "Attempts by how they ended.", &["pool", "status"]);
+            metrics.counters("jobs_total", "Jobs that got their result, by its status.", &["pool", "status"]);
+        let retried: IntCounterVec = metrics.counters(
+            "jobs_retried_total",
+            "Attempts after which the job is tried again: trouble was ours, or it failed and asked for it.",
+            &["pool"],
+        );
+        let dead: IntCounterVec = metrics.counters(
+            "dead_letters_total",
+            "Messages that the worker put into the queue of dead letters; what the broker puts there itself isn't counted.",
+            &["pool", "kind"],
+        );
         let running: IntGaugeVec =
             metrics.gauges("jobs_running", "Jobs that have or wait for a container.", &["pool"]);
         let deliveries: IntCounterVec =
@@ -78,6 +90,8 @@ impl WorkerMetrics {
                 deliveries: ["false", "true"].map(|r| deliveries.with_label_values(&[p, r])),
                 adopted: adopted.with_label_values(&[p]),
                 repeated: repeated.with_label_values(&[p]),
+                retried: retried.with_label_values(&[p]),
+                dead: ErrorKind::OF_DEAD_LETTERS.map(|kind| dead.with_label_values(&[p, kind.as_str()])),
                 output: Stream::ALL.map(|s| output.with_label_values(&[p, s.as_str()])),
             };
             (pool.clone(), series)
@@ -115,7 +129,36 @@ impl PoolSeries {
         &self.deliveries[usize::from(redelivered)]
     }
 
+    /// Other kinds make no dead letters.
+    pub(super) fn dead_letter(&self, kind: ErrorKind) {
+        let of_kind = ErrorKind::OF_DEAD_LETTERS.iter().zip(&self.dead).find(|(k, _)| **k == kind);
+        if let Some((_, counter)) = of_kind {
+            counter.inc();
+        }
+    }
+
     pub(super) fn output(&self, stream: Stream) -> &IntCounter {
         &self.output[stream as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_are_counted_by_kind_from_zero() {
+        let registry = Metrics::new();
+        let pool: PoolName = "box".parse().unwrap();
+        let metrics = WorkerMetrics::new(&registry, std::iter::once(&pool));
+        let line = |kind: &str, n: u32| format!("prewarm_dead_letters_total{{kind=\"{kind}\",pool=\"box\"}} {n}\n");
+        for kind in ["invalid_job", "no_container", "container_lost", "worker_stopped", "delivery_limit"] {
+            assert!(registry.render().contains(&line(kind, 0)), "{}", registry.render());
+        }
+        metrics.of(&pool).dead_letter(ErrorKind::NoContainer);
+        // A job's own affair.
+        metrics.of(&pool).dead_letter(ErrorKind::Timeout);
+        let text = registry.render();
+        assert!(text.contains(&line("no_container", 1)) && !text.contains("timeout"), "{text}");
     }
 }

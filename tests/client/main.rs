@@ -4,6 +4,7 @@
 mod support;
 
 mod again;
+mod artifacts;
 mod expired;
 mod logs;
 mod priority;

@@ -258,6 +258,26 @@ async fn a_broken_image_is_no_hot_loop_and_recovers() {
     close(&pools, &fake).await;
 }
 
+/// What an alert on an open breaker and a panel of waiting jobs are made of.
+#[tokio::test(start_paused = true)]
+async fn an_open_breaker_and_who_waits_are_in_the_metrics() {
+    let fake = Fake::new();
+    fake.behave(Init::DiesBeforeReady);
+    let metrics = Metrics::new();
+    let pools = start_all(&fake, [(name(), PoolConfig::of_image("image"))].into(), &metrics);
+    let shows = |family: &str, value: u32| {
+        metrics.render().contains(&format!("\nprewarm_{family}{{pool=\"{}\"}} {value}\n", name()))
+    };
+    let mended = async {
+        until(&pools, "a job waits in vain", |_| shows("pool_waiting", 1) && shows("pool_able", 0)).await;
+        fake.behave(Init::Obliging);
+    };
+    let (lease, ()) = tokio::join!(pools.lease(&name(), 10 * MINUTE), mended);
+    assert_eq!(lease.unwrap().kind, LeaseKind::Miss);
+    until(&pools, "it was served", |_| shows("pool_waiting", 0) && shows("pool_able", 1)).await;
+    close(&pools, &fake).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_container_that_never_says_ready_is_never_leased() {
     let fake = Fake::new();

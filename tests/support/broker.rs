@@ -248,7 +248,11 @@ pub struct Broker {
 
 impl Broker {
     pub async fn connect(prefix: &str) -> Broker {
-        let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
+        Broker::connect_to(&url(), prefix).await
+    }
+
+    pub async fn connect_to(url: &str, prefix: &str) -> Broker {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let exclusive = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };

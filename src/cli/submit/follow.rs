@@ -7,12 +7,18 @@ use tokio_util::sync::CancellationToken;
 use super::{Args, Failed, cancel, new_id, properties};
 use crate::broker::BrokerError;
 use crate::broker::client::{Client, Replies, Sender};
+use crate::cli::artifacts::Saver;
 use crate::cli::interrupt;
 use crate::cli::reply::{data, final_code, json_line, parse, pass_through, remarks, write_out};
 use crate::config::BrokerConfig;
-use crate::contract::topology::{LOG, RESULT, STARTED};
+use crate::contract::topology::{ARTIFACT, LOG, RESULT, STARTED};
 
-pub(super) async fn follow(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, Failed> {
+pub(super) async fn follow(
+    broker: &BrokerConfig,
+    args: &Args,
+    body: Bytes,
+    saver: Option<Saver>,
+) -> Result<u8, Failed> {
     let asked = match interrupt::first() {
         Ok(asked) => asked,
         Err(error) => {
@@ -23,7 +29,7 @@ pub(super) async fn follow(broker: &BrokerConfig, args: &Args, body: Bytes) -> R
     let (sender, mut replies) = Client::connect(broker, "prewarm submit").await?.split();
     let id = args.id.clone().unwrap_or_else(new_id);
     sender.submit_as(&args.job.pool, &properties(&sender, args, &id), &body).await?;
-    let code = until_result(&sender, &mut replies, &id, args.json, &asked).await;
+    let code = until_result(&sender, &mut replies, &id, args.json, saver, &asked).await;
     let code = code.map_err(|error| Failed { id: Some(id), error })?;
     sender.close().await;
     Ok(code)
@@ -34,6 +40,7 @@ async fn until_result(
     replies: &mut Replies,
     id: &str,
     json: bool,
+    mut saver: Option<Saver>,
     asked: &CancellationToken,
 ) -> Result<u8, BrokerError> {
     let mut cancelled = false;
@@ -54,16 +61,25 @@ async fn until_result(
         let kind = reply.properties.kind.clone().unwrap_or_default();
         let value = parse(&reply);
         // Workers answer to a cancellation here too; and an id given by hand may be another job's as well.
-        if !matches!(kind.as_str(), STARTED | LOG | RESULT) || value["job_id"] != id {
+        if !matches!(kind.as_str(), STARTED | LOG | ARTIFACT | RESULT) || value["job_id"] != id {
             continue;
         }
         if let Some(now) = value["attempt"].as_u64().filter(|now| *now > attempt) {
             attempt = now;
+            saver.iter_mut().for_each(|saver| saver.attempt(attempt));
             if !json {
                 eprintln!("prewarm: attempt {attempt}: the job is run again");
             }
         }
-        let code = (kind == RESULT).then(|| final_code(&value));
+        if let (ARTIFACT, Some(saver)) = (kind.as_str(), &mut saver) {
+            tokio::task::block_in_place(|| saver.event(&value));
+            continue;
+        }
+        let code = (kind == RESULT).then(|| {
+            let code = final_code(&value);
+            let saver = saver.take();
+            saver.map_or(code, |saver| tokio::task::block_in_place(|| saver.conclude(&value, code)))
+        });
         show(&kind, value, json);
         if let Some(code) = code {
             return Ok(code);

@@ -204,7 +204,10 @@ impl Driver {
                 pool.series.containers(state).set(self.slots.count(index, state) as i64);
             }
             pool.series.target.set(self.slots.target(index) as i64);
-            let now = self.able(index) && !self.slots.shut_out(index);
+            pool.series.waiting.set(self.slots.waiting(index) as i64);
+            let able = self.able(index);
+            pool.series.able.set(i64::from(able));
+            let now = able && !self.slots.shut_out(index);
             pool.able.send_if_modified(|able| std::mem::replace(able, now) != now);
         }
     }

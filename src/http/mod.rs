@@ -1,6 +1,12 @@
-//! The HTTP port: `/metrics`, `/healthz`, `/readyz`, `/status`. Reads, never changes anything.
+//! The HTTP port: `/` for people, `/metrics`, `/healthz`, `/readyz`, `/status`. Reads, never changes anything.
+
+mod chart;
+pub mod history;
+mod page;
+mod words;
 
 use std::net::SocketAddr;
+use std::time::SystemTime;
 
 use axum::Router;
 use axum::extract::State;
@@ -12,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::status;
+use history::History;
 
 /// What the port shows.
 #[derive(Clone)]
@@ -20,6 +27,8 @@ pub struct View {
     pub metrics: Metrics,
     /// The worker.
     pub status: status::View,
+    /// What the page shows of the last minutes; none: there is no page.
+    pub page: Option<History>,
 }
 
 /// Listens; the address is taken from here on.
@@ -40,13 +49,29 @@ pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
 /// # Errors
 /// As the system gives it.
 pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) -> std::io::Result<()> {
+    if let Some(history) = view.page.clone() {
+        let metrics = view.metrics.clone();
+        let follow = async move { history.follow(&metrics).await };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(follow));
+    }
     let routes = Router::new()
+        .route("/", get(page))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(view);
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn page(State(view): State<View>) -> Response {
+    let Some(history) = view.page else {
+        let why = "There is no page here: the configuration says [http] page = false. /status has the same as JSON.\n";
+        return (StatusCode::NOT_FOUND, why).into_response();
+    };
+    let status = view.status.status().await;
+    let body = page::render(&status, &history.until_now(&view.metrics), SystemTime::now());
+    (page::headers(), body).into_response()
 }
 
 async fn metrics(State(view): State<View>) -> Response {
