@@ -102,7 +102,7 @@ def broker():
         and how many connections were lost. One worker at 0: its network, or its permissions. All at 0: the broker is
         away, or blocks publishers because its disk or memory is low (`rabbitmqctl list_alarms`). Jobs that run go on, and
         their results are sent when it is back. Many losses without a gap: a load balancer that cuts idle connections.""",
-        [(f"prewarm_broker_connected{{{WORKERS}}}", "{{instance}}"), (reconnects, "{{instance}} lost")], max=None,
+        [(f"prewarm_broker_connected{{{WORKERS}}}", "{{instance}}"), (reconnects, "{{instance}} lost")],
         links=to_worker(),
     )
 
