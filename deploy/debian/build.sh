@@ -26,8 +26,8 @@ install_cargo_deb() {
 }
 
 main() {
-    local profile=release program=$TARGET_DIR/release/prewarm
-    [[ ${1:-} != --dev ]] || profile=dev program=$TARGET_DIR/debug/prewarm
+    local profile=release program=$TARGET_DIR/release/prewarm options=()
+    [[ ${1:-} != --dev ]] || profile=dev program=$TARGET_DIR/debug/prewarm options=(--strip --fast)
     cd "$ROOT"
     mkdir -p "$TARGET_DIR"
     install_cargo_deb
@@ -38,7 +38,7 @@ main() {
     "$program" completions bash >"$PACKAGE/prewarm.bash"
     "$program" completions zsh >"$PACKAGE/_prewarm"
     "$program" completions fish >"$PACKAGE/prewarm.fish"
-    "$TARGET_DIR/cargo-deb/bin/cargo-deb" --quiet --no-build --profile "$profile" --compress-type gz --output "$TARGET_DIR/debian/"
+    "$TARGET_DIR/cargo-deb/bin/cargo-deb" --quiet --no-build --profile "$profile" "${options[@]}" --compress-type gz --compress-system --output "$TARGET_DIR/debian/"
 }
 
 main "$@"

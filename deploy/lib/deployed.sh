@@ -32,7 +32,7 @@ rabbitmqctl() {
 clean_up() {
     local process
     set +e
-    docker rm -f "$ID-worker" "$ID-other" >/dev/null 2>&1
+    docker rm -f -v "$ID-worker" "$ID-other" >/dev/null 2>&1
     docker volume rm "$ID-run" >/dev/null 2>&1
     docker rmi "$IMAGE" >/dev/null 2>&1
     for process in $(processes_with "PREWARM_TEST_DEPLOYED=$ID"); do as_root kill "$process" 2>/dev/null; done
@@ -67,7 +67,7 @@ build_image() {
     mkdir -m 1777 "$context/out/tmp"
     cp "$TARGET_DIR/debug/prewarm" "$context/out/usr/bin/"
     strip --strip-debug "$context/out/usr/bin/prewarm"
-    ! ldd "$context/out/usr/bin/prewarm" >/dev/null 2>&1 || fail "the image's program isn't static"
+    [[ $(readelf --program-headers "$context/out/usr/bin/prewarm") != *INTERP* ]] || fail "the image's program isn't static"
     sed -n '/^FROM scratch/,$p' deploy/Dockerfile |
         sed 's|^COPY --from=build /out/ |COPY out/ |; s|^COPY --from=build --chown=65532:65532 /run-prewarm |COPY --chown=65532:65532 run-prewarm |' \
             >"$context/Dockerfile"
@@ -115,7 +115,8 @@ start_worker() {
         env "PREWARM_TEST_DEPLOYED=$ID" python3 tests/deploy/relay.py 127.0.0.1:5672 "$WORK/broker.sock" &
     within 60 worker_is_ready "$name" || fail "the worker in the container isn't ready"
 }
-worker_is_ready() { [[ $(docker exec "$ID-$1" prewarm status --from http://127.0.0.1:9464 --json 2>/dev/null) == *'"ready":true'* ]]; }
+status_of() { docker exec "$ID-$1" prewarm status --from http://127.0.0.1:9464 --json 2>/dev/null | tr -d ' \n'; }
+worker_is_ready() { [[ $(status_of "$1") == *'"ready":true'* ]]; }
 is_healthy() { [[ $(docker inspect --format '{{.State.Health.Status}}' "$ID-worker") == healthy ]]; }
 
 test_image() {
@@ -171,7 +172,7 @@ users_may_do_their_part() {
     as operator cancel "$id" || fail "cancel"
     within 20 doesnt_run "$id" || fail "a cancelled job goes on"
 }
-job_was_retried() { [[ $(docker exec "$ID-worker" prewarm status --from http://127.0.0.1:9464 --json) == *'"attempt":2'* ]]; }
+job_was_retried() { [[ $(status_of worker) == *'"attempt":2'* ]]; }
 one_dead_letter() { as operator dead ls --json && grep -q nonsense "$WORK/said"; }
 runs() { as operator status --json && grep -q "$1" "$WORK/said"; }
 doesnt_run() { as operator status --json && [[ $(python3 -c 'import json, sys; print(*[j["job_id"] for w in json.load(open(sys.argv[1])) for j in w["jobs"]])' "$WORK/said") != *$1* ]]; }
@@ -194,7 +195,7 @@ checked_by_others() {
     docker exec "$ID-worker" prewarm check >"$WORK/said" 2>&1 || fail "check by the worker"
     # Both live on one engine, and know of each other.
     as operator status --json || fail "status"
-    [[ $(grep -o '"worker":"[a-z]*"' "$WORK/said" | sort -u | wc -l) == 2 ]] || fail "status shows not both workers"
+    [[ $(grep -oE '"worker": ?"(worker|other)"' "$WORK/said" | sort -u | wc -l) == 2 ]] || fail "status shows not both workers"
     docker stop --time 60 "$ID-other" >/dev/null
     [[ $(docker inspect --format '{{.State.ExitCode}}' "$ID-other") == 0 ]] || fail "the second worker's end is not in order"
 }
