@@ -19,7 +19,7 @@ pub const KEPT: usize = 90;
 const SLOTS: usize = BUCKETS.len() + 1;
 
 /// The last readings; cheap to clone. [`History::follow`] is the only one who adds to them. The lock is held for an insertion
-/// or a copy, never across an await.
+/// or a comparison, never across an await.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     pools: Arc<Mutex<BTreeMap<String, VecDeque<Tally>>>>,
@@ -60,6 +60,7 @@ impl History {
 
     /// What happened in each pool between the readings, the oldest first; the last one is from the last reading until now.
     pub fn until_now(&self, metrics: &Metrics) -> BTreeMap<String, Vec<Tally>> {
+        // Nobody keeps a reading between this one and the last.
         let pools = self.lock();
         let between = |(pool, now): (String, Tally)| {
             let kept = pools.get(&pool).into_iter().flatten().copied();
@@ -205,7 +206,7 @@ mod tests {
         tokio::time::sleep(EVERY).await;
         counters.job("hit", 0.002);
         assert_eq!(spans(), [Tally::of(1, 1, &[0.0008, 0.3]), Tally::of(1, 0, &[0.002])]);
-        tokio::time::sleep(EVERY * u32::try_from(KEPT).unwrap()).await;
+        tokio::time::sleep(EVERY * u32::try_from(KEPT - 1).unwrap()).await;
         let kept = spans();
         assert_eq!(kept.len(), KEPT, "and no more");
         assert_eq!(kept[0], Tally::of(1, 0, &[0.002]), "the oldest has made room");

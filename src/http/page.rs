@@ -229,10 +229,12 @@ fn key(pool: &PoolStatus, counts: &[(&'static str, usize); 4]) -> String {
 /// From what the target follows.
 fn sizing(pool: &PoolStatus) -> String {
     let sizing = &pool.sizing;
+    let bounds = match (pool.idle_min, pool.idle_max) {
+        (min, max) if min == max => String::new(),
+        (min, max) => format!("{min} to {max} idle; "),
+    };
     let mut text = format!(
-        "{} to {} idle; goal {} hits, expected {}; {:.1} jobs/s",
-        pool.idle_min,
-        pool.idle_max,
+        "{bounds}goal {} hits, expected {}; {:.1} jobs/s",
         percent(sizing.hit_target),
         percent(sizing.expected_hit_rate),
         sizing.rate
