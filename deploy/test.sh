@@ -38,7 +38,7 @@ check() {
 static_checks() {
     check "Format: cargo fmt --check" work cargo fmt --check
     check "Lints: cargo clippy" work cargo clippy --quiet --all-targets --locked -- -D warnings
-    check "Lints: cargo clippy --features otel" work cargo clippy --quiet --all-targets --locked --features otel -- -D warnings
+    check "Lints: cargo clippy --features otel" work cargo clippy --quiet --lib --bins --test otel --locked --features otel -- -D warnings
     check "Documentation: cargo doc" work env RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --locked
     check "Dependencies: licences, sources, advisories, yanked, duplicates" work python3 deploy/lib/dependencies.py
     check "Rules: promtool check, promtool test" work promtool_checks
