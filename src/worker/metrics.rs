@@ -151,7 +151,8 @@ mod tests {
         let registry = Metrics::new();
         let pool: PoolName = "box".parse().unwrap();
         let metrics = WorkerMetrics::new(&registry, std::iter::once(&pool));
-        let line = |kind: &str, n: u32| format!("prewarm_dead_letters_total{{kind=\"{kind}\",pool=\"box\"}} {n}\n");
+        let line =
+            |kind: &str, n: u32| format!("prewarm_dead_letters_total{{kind=\"{kind}\",pool=\"box\"}} {n}\n");
         for kind in ["invalid_job", "no_container", "container_lost", "worker_stopped", "delivery_limit"] {
             assert!(registry.render().contains(&line(kind, 0)), "{}", registry.render());
         }

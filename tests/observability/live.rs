@@ -93,7 +93,8 @@ fn broker_with_metrics() -> (OwnBroker, SocketAddr) {
 async fn worker(site: &Site, url: &str) -> Worker {
     let setup = site.worker().env("PREWARM_BROKER_PREFIX", "prewarm");
     // Many jobs in few containers, for hits; one container a job, for misses; and one that can't be served.
-    let setup = setup.pool("steady", "isolation = \"namespace\"\nidle = 2\nconcurrency = 2\nmemory = \"64MiB\"");
+    let setup =
+        setup.pool("steady", "isolation = \"namespace\"\nidle = 2\nconcurrency = 2\nmemory = \"64MiB\"");
     let setup = setup.pool("one", "idle = 1\nconcurrency = 3");
     let setup = setup.pool("broken", "image = \"prewarm-test/no-such-image\"\npull = \"never\"");
     setup.start_with(url).await
@@ -170,16 +171,14 @@ async fn load_it(broker: &Broker) -> Seen {
     assert_eq!(kept.body["job_id"], gone.id);
     seen.steady.add(&json!({"lease": kept.body["lease"], "startup_ms": kept.body["timings_ms"]["startup"]}));
     seen.total += 3;
-    println!(
-        "hits: steady {}/{}, one {}/{}",
-        seen.steady.hits, seen.steady.all, seen.one.hits, seen.one.all
-    );
+    println!("hits: steady {}/{}, one {}/{}", seen.steady.hits, seen.steady.all, seen.one.hits, seen.one.all);
     seen
 }
 
 async fn metrics_of_the_broker(prometheus: &Prometheus) {
     for name in RABBITMQ {
-        let queues = prometheus.query(&format!("{name}{{job=\"rabbitmq\", queue=\"prewarm.jobs.one\"}}")).await;
+        let queues =
+            prometheus.query(&format!("{name}{{job=\"rabbitmq\", queue=\"prewarm.jobs.one\"}}")).await;
         assert_eq!(queues.len(), 1, "{name}: {queues:?}");
     }
 }
@@ -189,7 +188,8 @@ async fn variables_have_values(prometheus: &Prometheus, dashboard: &Value) {
     for variable in list(&dashboard["templating"]["list"]).iter().filter(|v| v["type"] == "query") {
         let query = text(&variable["definition"]);
         let inner = query.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
-        let (series, label) = inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(series, label)");
+        let (series, label) =
+            inner.and_then(|inner| inner.rsplit_once(", ")).expect("label_values(series, label)");
         let series = filled(series, |_| ".+".to_owned());
         let values = prometheus.api(&format!("label/{label}/values"), &[("match[]", &series)]).await;
         assert!(!list(&values).is_empty(), "{query}: no values");
@@ -198,7 +198,8 @@ async fn variables_have_values(prometheus: &Prometheus, dashboard: &Value) {
 
 /// An expression with its variables replaced, the longest names first.
 fn filled(expr: &str, value: impl Fn(&str) -> String) -> String {
-    let mut filled = expr.replace("$__rate_interval", WINDOW).replace("$__from", "0").replace("$prefix", "prewarm");
+    let mut filled =
+        expr.replace("$__rate_interval", WINDOW).replace("$__from", "0").replace("$prefix", "prewarm");
     for name in ["instance", "broker", "node", "pool", "job"] {
         filled = filled.replace(&format!("${name}"), &value(name));
     }
@@ -206,11 +207,7 @@ fn filled(expr: &str, value: impl Fn(&str) -> String) -> String {
     filled
 }
 
-async fn panels_have_series(
-    prometheus: &Prometheus,
-    dashboard: &Value,
-    value: impl Fn(&str) -> String,
-) {
+async fn panels_have_series(prometheus: &Prometheus, dashboard: &Value, value: impl Fn(&str) -> String) {
     for (title, expr) in expressions(dashboard) {
         let expr = filled(&expr, &value);
         let series = prometheus.query(&expr).await;

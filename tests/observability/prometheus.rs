@@ -51,7 +51,9 @@ impl Prometheus {
         command.arg(format!("--storage.tsdb.path={}", dir.join("prometheus").display()));
         command.arg(format!("--web.listen-address={listen}"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
-        let server = command.spawn().unwrap_or_else(|e| panic!("prometheus (Debian: apt-get install prometheus): {e}"));
+        let server = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("prometheus (Debian: apt-get install prometheus): {e}"));
         let mut prometheus = Prometheus { server, listen, log };
         eventually("Prometheus is ready", async || {
             let ended = prometheus.server.try_wait().unwrap();

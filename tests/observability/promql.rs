@@ -85,12 +85,7 @@ fn selectors_are_found() {
     assert_eq!(
         selectors(expr),
         [
-            selector(
-                "prewarm_x_bucket",
-                r#"job=~"$job", q=~"[.]a""#,
-                Some("$__rate_interval"),
-                Some("rate")
-            ),
+            selector("prewarm_x_bucket", r#"job=~"$job", q=~"[.]a""#, Some("$__rate_interval"), Some("rate")),
             selector("up", r#"a="b""#, None, None),
         ]
     );

@@ -40,7 +40,11 @@ fn names_and_words_are_in_order() {
     for (name, family) in FAMILIES.iter() {
         let ours = name.starts_with("prewarm_");
         assert!(ours || name.starts_with("process_"), "{name} has no prefix");
-        assert!(family.help.ends_with('.') && family.help.len() >= 10, "{name}: what is it? '{}'", family.help);
+        assert!(
+            family.help.ends_with('.') && family.help.len() >= 10,
+            "{name}: what is it? '{}'",
+            family.help
+        );
         assert_eq!(name.ends_with("_total"), family.kind == "counter", "{name} is a {}", family.kind);
         for (label, values) in &family.labels {
             let open = ["pool", "version"].contains(&label.as_str());

@@ -75,7 +75,10 @@ fn every_series_that_a_rule_names_exists() {
             let about = format!("{}: {selector:?}", rule.name);
             let name = &selector.name;
             if let Some((_, true)) = exposition::family(name) {
-                assert!(matches!(selector.inside.as_deref(), Some("rate" | "increase")), "a counter as it is: {about}");
+                assert!(
+                    matches!(selector.inside.as_deref(), Some("rate" | "increase")),
+                    "a counter as it is: {about}"
+                );
             }
             let known = recorded.contains(name)
                 || exposition::family(name).is_some()
@@ -101,7 +104,11 @@ fn names_and_words_of_rules_are_in_order() {
         let get = |key: &str| rule.get(key).unwrap_or_else(|| panic!("{} has no {key}", rule.name));
         assert!(rule.name.starts_with("Prewarm") && rule.name.chars().all(char::is_alphanumeric));
         assert!(["critical", "warning", "info"].contains(&get("severity").as_str()), "{}", rule.name);
-        assert!(!get("summary").contains("{{"), "{}: a summary is fixed, alerts are grouped by it", rule.name);
+        assert!(
+            !get("summary").contains("{{"),
+            "{}: a summary is fixed, alerts are grouped by it",
+            rule.name
+        );
         assert!(get("description").len() > get("summary").len(), "{}", rule.name);
         let runbook = format!("/dashboards/README.md#{}", rule.name.to_lowercase());
         assert_eq!(get("runbook_url"), format!("{{{{ $externalLabels.prewarm_docs }}}}{runbook}"));
