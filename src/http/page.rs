@@ -266,7 +266,7 @@ fn failures(failures: &[Failure], now: SystemTime) -> String {
         let retried = if failure.retried { "; another attempt follows" } else { "" };
         let age = humantime::parse_rfc3339(&failure.time).ok().and_then(|at| now.duration_since(at).ok());
         format!(
-            r#"<tr><td class="ended bad">{}</td><td class="message"><bdi>{}</bdi>{retried}</td><td class="id"><bdi>{}</bdi></td><td>{}</td><td class="number">{}</td><td class="number"><time datetime="{}">{} ago</time></td></tr>"#,
+            r#"<tr><td class="ended bad">{}</td><td class="message"><bdi>{}</bdi>{retried}</td><td class="id"><bdi>{}</bdi></td><td>{}</td><td class="number wide">{}</td><td class="number"><time datetime="{}">{} ago</time></td></tr>"#,
             failure.status.as_str().replace('_', " "),
             Text(&failure.message),
             Text(&failure.job_id),
@@ -276,7 +276,7 @@ fn failures(failures: &[Failure], now: SystemTime) -> String {
             span(age.unwrap_or_default().as_secs())
         )
     };
-    let head = r#"<th scope="col">Ended</th><th scope="col">Why</th><th scope="col">Job</th><th scope="col">Pool</th><th scope="col" class="number">Attempt</th><th scope="col" class="number">When</th>"#;
+    let head = r#"<th scope="col">Ended</th><th scope="col">Why</th><th scope="col">Job</th><th scope="col">Pool</th><th scope="col" class="number wide">Attempt</th><th scope="col" class="number">When</th>"#;
     table("failures", head, failures, row, "No attempt has ended badly since the worker started.")
 }
 

@@ -76,7 +76,7 @@ pub(super) fn so_many(number: u64, what: &str) -> String {
 /// Why a target is what it is.
 pub(super) fn why(reason: Reason) -> &'static str {
     match reason {
-        Reason::Fixed => "fixed: idle.min and idle.max are the same",
+        Reason::Fixed => "fixed: idle.min = idle.max",
         Reason::Min => "idle.min: less would do",
         Reason::Demand => "what the jobs ask for",
         Reason::Recent => "what the jobs asked for until a few minutes ago",
