@@ -49,6 +49,7 @@ pub mod config;
 pub mod contract;
 pub mod engine;
 pub mod failures;
+pub mod fleet;
 pub mod http;
 pub mod init;
 pub mod launch;

@@ -14,6 +14,7 @@ mod reply;
 mod run;
 mod schema;
 mod serve;
+mod simulate;
 mod status;
 mod submit;
 
@@ -79,6 +80,8 @@ enum Verb {
     Status(status::Args),
     /// Say how many idle containers a load needs, and what the limit is
     Plan(plan::Args),
+    /// Say what a fleet of workers would do with a load: hits, waiting, what it takes of hosts and broker
+    Simulate(simulate::Args),
     /// Measure `docker run`, `docker exec` and prewarm side by side, on this engine and image
     Bench(bench::Args),
     /// Look at jobs that could not be processed; run them again, or delete them
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
         Verb::Logs(args) => logs::main(&cli.config, &args),
         Verb::Status(args) => status::main(&cli.config, &args),
         Verb::Plan(args) => plan::main(args),
+        Verb::Simulate(args) => simulate::main(&cli.config, args),
         Verb::Bench(args) => bench::main(&cli.config, args),
         Verb::Dead(args) => dead::main(&cli.config, args),
         Verb::Schema(args) => schema::main(args),

@@ -46,11 +46,11 @@ pub struct Args {
     json: bool,
 }
 
-fn number(text: &str, accepts: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {
+pub(super) fn number(text: &str, accepts: impl Fn(f64) -> bool, wanted: &str) -> Result<f64, String> {
     text.parse().ok().filter(|n: &f64| accepts(*n)).ok_or_else(|| format!("write {wanted}"))
 }
 
-fn rate(text: &str) -> Result<f64, String> {
+pub(super) fn rate(text: &str) -> Result<f64, String> {
     number(
         text,
         |n| bounds::RATE.hold(n),
@@ -58,11 +58,11 @@ fn rate(text: &str) -> Result<f64, String> {
     )
 }
 
-fn burst(text: &str) -> Result<f64, String> {
+pub(super) fn burst(text: &str) -> Result<f64, String> {
     number(text, |n| bounds::BURST.hold(n), "a number of at least 1 and at most 10000; 1 is no bursts")
 }
 
-fn hit_target(text: &str) -> Result<f64, String> {
+pub(super) fn hit_target(text: &str) -> Result<f64, String> {
     number(text, bounds::is_hit_target, bounds::HIT_TARGET)
 }
 
@@ -74,7 +74,7 @@ fn creators(text: &str) -> Result<f64, String> {
     number(text, accepts, "a whole number of at least 1 and at most 1000000, or unlimited")
 }
 
-fn warm_time(text: &str) -> Result<Duration, String> {
+pub(super) fn warm_time(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).ok().filter(|time| bounds::WARM.hold(time.as_secs_f64()));
     time.ok_or_else(|| "write a time from 1ms to 1h with its unit, as 250ms".into())
 }

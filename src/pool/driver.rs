@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 pub(super) use command::{Command, Grant, Known, Leftovers};
-pub(super) use managed::{Managed, bounds, limits};
+pub(super) use managed::Managed;
+pub(crate) use managed::{bounds, limits};
 
 use super::planner::Planner;
 use super::slots::{Action, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
@@ -24,7 +25,7 @@ use crate::retry::Backoff;
 
 /// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
 /// millisecond on the same cores and through the same engine; creating takes that engine hundreds.
-const REFILL_GRACE: Duration = Duration::from_millis(10);
+pub(crate) const REFILL_GRACE: Duration = Duration::from_millis(10);
 
 /// Containers that are removed at once. The engine does no more of them at a time, and needs some time for others' requests.
 const REMOVALS: usize = 8;
@@ -34,7 +35,7 @@ const REMOVALS: usize = 8;
 const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often targets are computed anew.
-const PLAN_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const PLAN_EVERY: Duration = Duration::from_millis(500);
 
 /// Where a slot's container is, and the way to the task that holds it while it is idle.
 struct Held {

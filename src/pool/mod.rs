@@ -39,6 +39,7 @@ use crate::init::wire::Exited;
 use crate::metrics::Metrics;
 use crate::retry::Backoff;
 use driver::{Command, Driver, Leftovers, Managed};
+pub(crate) use driver::{PLAN_EVERY, REFILL_GRACE, bounds, limits};
 use metrics::{PoolMetrics, PoolSeries};
 use planner::{Host, Planner};
 use recipe::Recipe;

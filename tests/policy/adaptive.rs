@@ -3,8 +3,8 @@
 
 use prewarm::pool::planner::Limits;
 
-use crate::chance::{Arrivals, Times};
 use crate::sim::{Record, Setup, Sim, adaptive, fixed, host};
+use prewarm::fleet::{Random, Times};
 
 const WARM: f64 = 0.25;
 const CREATORS: usize = 3;
@@ -37,7 +37,7 @@ impl Case {
         for seed in 0..RUNS {
             let setup = Setup::new(host(CREATORS), self.creation, 100 + seed);
             let rate = move |t| if t < STEP { before } else { after };
-            let arrivals = Arrivals::new(self.dispersion, before.max(after), rate);
+            let arrivals = Random::new(self.dispersion, before.max(after), rate);
             let mut sim = Sim::new(setup, vec![(limits, arrivals)]);
             sim.run_until(STEP + SETTLE);
             sim.take(0);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prewarm::pool::sizing::Load;
 
-use crate::chance::{Arrivals, Times};
 use crate::sim::{Record, Setup, Sim, fixed, host};
+use prewarm::fleet::{Random, Times};
 
 /// Seconds to create a container, on average.
 const WARM: f64 = 0.25;
@@ -28,7 +28,7 @@ impl Case {
         let mut setup = Setup::new(host(creators), self.creation, seed);
         // There is nothing to plan.
         setup.plan_every = Duration::from_secs(600);
-        let arrivals = Arrivals::steady(self.load.rate, self.load.dispersion);
+        let arrivals = Random::steady(self.load.rate, self.load.dispersion);
         let mut sim = Sim::new(setup, vec![(fixed(self.size), arrivals)]);
         let stretch = self.jobs / self.load.rate / STRETCHES as f64;
         sim.run_until(stretch);

@@ -2,7 +2,6 @@
 //! target follow the jobs, and what does that cost? The state machine and the planner are the real ones.
 
 mod adaptive;
-mod chance;
 mod fixed;
 mod machine;
 mod shared;

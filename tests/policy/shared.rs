@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prewarm::pool::planner::{Host, Limits, Reason};
 
-use crate::chance::{Arrivals, Times};
 use crate::sim::{Setup, Sim, adaptive, host};
+use prewarm::fleet::{Random, Times};
 
 const REAL: Times = Times::Lognormal { mean: 0.25, cv: 0.3 };
 
@@ -14,7 +14,7 @@ fn a_budget_goes_where_the_need_is_and_stays_there() {
     let budget = 12;
     let host = Host { containers: Some(budget), ..host(3) };
     let limits = Limits { min: 2, ..adaptive() };
-    let pools = vec![(limits, Arrivals::steady(6.0, 1.0)), (limits, Arrivals::steady(1.5, 1.0))];
+    let pools = vec![(limits, Random::steady(6.0, 1.0)), (limits, Random::steady(1.5, 1.0))];
     let mut setup = Setup::new(host, REAL, 5);
     setup.job = Times::Exponential(0.4);
     let mut sim = Sim::new(setup, pools);
@@ -40,7 +40,7 @@ fn a_budget_goes_where_the_need_is_and_stays_there() {
 
 #[test]
 fn a_steady_rate_has_a_steady_target() {
-    let mut sim = Sim::new(Setup::new(host(3), REAL, 6), vec![(adaptive(), Arrivals::steady(5.0, 1.0))]);
+    let mut sim = Sim::new(Setup::new(host(3), REAL, 6), vec![(adaptive(), Random::steady(5.0, 1.0))]);
     sim.run_until(600.0);
     sim.take(0);
     sim.run_until(1800.0);
@@ -54,7 +54,7 @@ fn a_steady_rate_has_a_steady_target() {
 fn a_rare_pool_goes_to_zero_and_comes_back() {
     let limits = Limits { min: 0, ttl: Some(Duration::from_secs(120)), ..adaptive() };
     let rate = |t: f64| if (100.0..200.0).contains(&t) || t > 1000.0 { 2.0 } else { 0.0 };
-    let mut sim = Sim::new(Setup::new(host(3), REAL, 7), vec![(limits, Arrivals::new(1.0, 2.0, rate))]);
+    let mut sim = Sim::new(Setup::new(host(3), REAL, 7), vec![(limits, Random::new(1.0, 2.0, rate))]);
     sim.run_until(99.0);
     assert_eq!(sim.planner.sizing(0).target, 0, "nothing was asked for");
     sim.run_until(210.0);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use prewarm::pool::planner::{Host, Limits, Planner};
 use prewarm::pool::slots::{Action, Serves, SlotId};
 
-use crate::chance::{Arrivals, Chance, Times};
 use crate::machine::Machine;
+use prewarm::fleet::{Chance, Random, Times};
 
 /// Limits of a pool of one size.
 pub fn fixed(size: usize) -> Limits {
@@ -97,7 +97,7 @@ enum Event {
 }
 
 struct Pool {
-    arrivals: Arrivals,
+    arrivals: Random,
     chance: Chance,
     record: Record,
     target: usize,
@@ -123,7 +123,7 @@ pub struct Sim {
 }
 
 impl Sim {
-    pub fn new(setup: Setup, pools: Vec<(Limits, Arrivals)>) -> Sim {
+    pub fn new(setup: Setup, pools: Vec<(Limits, Random)>) -> Sim {
         let start = Instant::now();
         let limits: Vec<Limits> = pools.iter().map(|(limits, _)| *limits).collect();
         let mut seeds = Chance::new(setup.seed);

@@ -3,8 +3,8 @@
 use prewarm::pool::planner::Limits;
 use prewarm::pool::sizing::Load;
 
-use crate::chance::{Arrivals, Times};
 use crate::sim::{Record, Setup, Sim, adaptive, fixed, host};
+use prewarm::fleet::{Random, Times};
 
 const WARM: f64 = 0.25;
 const CREATORS: usize = 3;
@@ -25,7 +25,7 @@ fn crowds(t: f64) -> f64 {
 
 fn run(limits: Limits, peak: f64, rate: fn(f64) -> f64) -> Record {
     let setup = Setup::new(host(CREATORS), Times::Lognormal { mean: WARM, cv: 0.3 }, 3);
-    let mut sim = Sim::new(setup, vec![(limits, Arrivals::new(1.0, peak, rate))]);
+    let mut sim = Sim::new(setup, vec![(limits, Random::new(1.0, peak, rate))]);
     sim.run_until(2.0 * DAY);
     sim.take(0)
 }

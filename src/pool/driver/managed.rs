@@ -36,7 +36,7 @@ pub(in crate::pool) struct Managed {
 }
 
 /// What a pool may have, from its configuration.
-pub(in crate::pool) fn bounds(config: &PoolConfig) -> Bounds {
+pub(crate) fn bounds(config: &PoolConfig) -> Bounds {
     Bounds {
         slots: config.idle.max + config.concurrency,
         reserved: config.idle.min,
@@ -47,7 +47,7 @@ pub(in crate::pool) fn bounds(config: &PoolConfig) -> Bounds {
 }
 
 /// What the planner may plan with, from a pool's configuration.
-pub(in crate::pool) fn limits(config: &PoolConfig) -> Limits {
+pub(crate) fn limits(config: &PoolConfig) -> Limits {
     Limits {
         min: config.idle.min,
         max: config.idle.max,
