@@ -272,7 +272,8 @@ async fn an_open_breaker_and_who_waits_are_in_the_metrics() {
         until(&pools, "a job waits in vain", |_| shows("pool_waiting", 1) && shows("pool_able", 0)).await;
         fake.behave(Init::Obliging);
     };
-    let (lease, ()) = tokio::join!(pools.lease(&name(), 10 * MINUTE), mended);
+    let name = name();
+    let (lease, ()) = tokio::join!(pools.lease(&name, 10 * MINUTE), mended);
     assert_eq!(lease.unwrap().kind, LeaseKind::Miss);
     until(&pools, "it was served", |_| shows("pool_waiting", 0) && shows("pool_able", 1)).await;
     close(&pools, &fake).await;
