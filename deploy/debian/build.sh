@@ -4,7 +4,7 @@
 #   deploy/debian/build.sh            target/debian/prewarm_…_amd64.deb
 #   deploy/debian/build.sh --dev      of a development build, larger and slower: for tests
 #
-# cargo-deb is installed into target/, pinned, if it isn't there; that takes a minute or two.
+# cargo-deb is installed into target/, pinned, if it isn't there; that takes a minute.
 set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR

@@ -15,6 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 ID=prewarm-deployed-$$
 IMAGE=prewarm-test/deployed
 WORK=
+INSTALLED=
 BROKER=${PREWARM_BROKER_URL#*@} # host:port/vhost
 
 fail() {
@@ -32,6 +33,7 @@ rabbitmqctl() {
 clean_up() {
     local process
     set +e
+    [[ ! $INSTALLED ]] || as_root dpkg --purge --force-all prewarm >/dev/null 2>&1
     docker rm -f -v "$ID-worker" "$ID-other" >/dev/null 2>&1
     docker volume rm "$ID-run" >/dev/null 2>&1
     docker rmi "$IMAGE" >/dev/null 2>&1
@@ -72,7 +74,7 @@ build_image() {
         sed 's|^COPY --from=build /out/ |COPY out/ |; s|^COPY --from=build --chown=65532:65532 /run-prewarm |COPY --chown=65532:65532 run-prewarm |' \
             >"$context/Dockerfile"
     ! grep -q -- --from= "$context/Dockerfile" || fail "deploy/Dockerfile has a line in its last stage that this test doesn't know"
-    docker build --quiet --tag "$IMAGE" "$context" >/dev/null
+    docker build --quiet --tag "$IMAGE" "$context" >"$WORK/said" 2>&1 || fail "docker build"
 }
 
 make_users() {
@@ -113,6 +115,8 @@ start_worker() {
         --health-interval 1s --stop-timeout 60 "$@" "$IMAGE" >/dev/null
     as_root nsenter --net="/proc/$(docker inspect --format '{{.State.Pid}}' "$ID-$name")/ns/net" \
         env "PREWARM_TEST_DEPLOYED=$ID" python3 tests/deploy/relay.py 127.0.0.1:5672 "$WORK/broker.sock" &
+    # Ended by clean_up, of which the shell need not tell.
+    disown
     within 60 worker_is_ready "$name" || fail "the worker in the container isn't ready"
 }
 status_of() { docker exec "$ID-$1" prewarm status --from http://127.0.0.1:9464 --json 2>/dev/null | tr -d ' \n'; }
@@ -136,6 +140,7 @@ security = "hardened"
 END
     chmod 644 "$WORK/prewarm.toml"
     env "PREWARM_TEST_DEPLOYED=$ID" python3 tests/deploy/relay.py "$WORK/broker.sock" "${BROKER%%/*}" &
+    disown
     within 10 test -S "$WORK/broker.sock" || fail "the relay doesn't start"
     start_worker worker worker
     within 20 is_healthy || fail "the image's HEALTHCHECK doesn't find the worker healthy"
@@ -222,6 +227,7 @@ test_package() {
     ! dpkg-query -W prewarm >/dev/null 2>&1 || die "the package prewarm is installed here: remove it first"
     deb=$(deploy/debian/build.sh --dev)
     traces >"$before"
+    INSTALLED=yes
     as_root dpkg --install "$deb" >"$WORK/said" 2>&1 || fail "dpkg --install"
     installed_files
     as_root sed -i 's/^image = .*/image = "prewarm-test\/busybox"/' /etc/prewarm/prewarm.toml
@@ -233,6 +239,7 @@ test_package() {
     as_root dpkg --remove prewarm >"$WORK/said" 2>&1 || fail "dpkg --remove"
     [[ -e /etc/prewarm/prewarm.toml && ! -e /usr/bin/prewarm ]] || fail "removed is not purged"
     as_root dpkg --purge prewarm >"$WORK/said" 2>&1 || fail "dpkg --purge"
+    INSTALLED=
     traces | diff "$before" - || fail "the package leaves something (above)"
     say "  package: $(stat -c %s "$deb" | awk '{ printf "%.0f", $1 / 1e6 }') MB of a development build, installed, upgraded, removed, purged"
 }

@@ -61,10 +61,10 @@ apply_users_and_files() {
     local root=$TOOLS/root
     rm -rf "$root" &&
         mkdir -p "$root/etc" &&
-        systemd-sysusers --root="$root" - <deploy/systemd/sysusers.conf &&
+        systemd-sysusers --root="$root" - <deploy/systemd/sysusers.d/prewarm.conf &&
         grep -q '^prewarm:' "$root/etc/passwd" &&
         grep -q '^docker:' "$root/etc/group" &&
-        systemd-tmpfiles --root="$root" --create - <deploy/systemd/tmpfiles.conf &&
+        systemd-tmpfiles --root="$root" --create - <deploy/systemd/tmpfiles.d/prewarm.conf &&
         [[ $(stat -c %a "$root/run/prewarm") == 2775 ]]
 }
 

@@ -97,8 +97,8 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let default = match cli.verb {
         Verb::Serve => LevelFilter::INFO,
-        // lapin reports as an error that the broker hangs up after an orderly goodbye.
-        Verb::Dead(_) | Verb::Submit(_) | Verb::Logs(_) | Verb::Status(_) | Verb::Cancel(_) => {
+        // lapin reports as an error that the broker hangs up after an orderly goodbye, or has no queue of a name that is asked for.
+        Verb::Check | Verb::Dead(_) | Verb::Submit(_) | Verb::Logs(_) | Verb::Status(_) | Verb::Cancel(_) => {
             LevelFilter::OFF
         }
         // What goes wrong is this command's own message, and stderr is the job's.
