@@ -63,7 +63,7 @@ fn files_go_in_and_artifacts_come_out() {
         );
         let big = read("out/big");
         assert!(
-            big.len() == 3_000_000 && big.starts_with(b"0123456789\n") && big.ends_with(b"\n0123456789\n01"),
+            big.len() == 3_000_000 && big.starts_with(b"0123456789\n") && big.ends_with(b"\n0123456789\n012"),
             "{}",
             big.len()
         );
