@@ -247,7 +247,7 @@ fn advice(outcome: &Outcome, rate: f64, capacity: &Capacity, broker: &Needs) -> 
 
 fn duration(seconds: f64) -> String {
     match seconds {
-        s if s == 0.0 => "0 ms".into(),
+        0.0 => "0 ms".into(),
         s if s < 0.1 => format!("{} ms", (s * 10_000.0).round() / 10.0),
         s if s < 1.0 => format!("{:.0} ms", s * 1000.0),
         s if s < 120.0 => format!("{} s", (s * 100.0).round() / 100.0),
