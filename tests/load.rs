@@ -212,11 +212,13 @@ fn a_broken_pool_leaves_another_s_start_up_alone() {
     run(async |site: &Site| {
         let good = "idle = 10\nconcurrency = 4";
         let bad = "idle = 10\nconcurrency = 4\nuser = \"nobody-by-this-name\"";
-        let time = Duration::from_secs(25);
+        // At half of what the engine makes, so that misses come of the other pool and not of too many jobs.
+        let rate = churn().await / 2.0;
+        let time = Duration::from_secs_f64(100.0 / rate);
         let (mut all_alone, mut all_beside) = (Phase::default(), Phase::default());
         for round in 0..4 {
             let worker = site.worker().pool("box", good).full().await;
-            let alone = poisson(site, &worker, "box", 4.0, time).await;
+            let alone = poisson(site, &worker, "box", rate, time).await;
             assert!(worker.stop().await.success());
             let worker = site.worker().pool("box", good).pool("broken", bad).start().await;
             worker.until_one(async |p| p["idle"] == 10).await;
@@ -228,7 +230,7 @@ fn a_broken_pool_leaves_another_s_start_up_alone() {
                     .get("prewarm_containers_retired_total", &[("pool", "broken"), ("reason", "failed")])
             };
             eventually("it has failed a few times", async || (tries().await >= 7.0).then_some(())).await;
-            let beside = poisson(site, &worker, "box", 4.0, time).await;
+            let beside = poisson(site, &worker, "box", rate, time).await;
             let broken = worker.pool("broken").await;
             assert_eq!((&broken["able"], &broken["idle"]), (&json!(false), &json!(0)), "{broken}");
             assert!(worker.stop().await.success());

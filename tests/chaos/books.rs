@@ -60,8 +60,8 @@ pub struct Tally {
     pub dead: usize,
     /// Jobs that ran more than once: how many there are of each list of attempts seen.
     pub duplicated: BTreeMap<Vec<u64>, usize>,
-    /// How many runs they had too many.
-    pub reruns: usize,
+    /// How many results there are beyond each job's first.
+    pub second_results: usize,
     /// Jobs that ran more than once and were published more than once, since the first time was not confirmed.
     pub published_twice: usize,
     pub lost: Vec<String>,
@@ -171,6 +171,7 @@ impl Books {
             let none = BTreeMap::new();
             let ran = ran.get(id.as_str()).unwrap_or(&none);
             tally.confirmed += usize::from(entry.confirmed);
+            tally.second_results += entry.results.len().saturating_sub(1);
             tally.dead += usize::from(!entry.dead.is_empty());
             let ended = entry.results.iter().filter(|(_, r)| r["status"] != "error").count();
             tally.completed += usize::from(ended > 0);
@@ -179,7 +180,6 @@ impl Books {
             if ran.len() > 1 && entry.twice {
                 tally.published_twice += 1;
             } else if ran.len() > 1 {
-                tally.reruns += ran.len() - 1;
                 *tally.duplicated.entry(entry.attempts.keys().copied().collect()).or_default() += 1;
             }
             unexpected.extend(entry.faults(ran).map(|fault| format!("{id}: {fault}")));
@@ -269,15 +269,18 @@ mod tests {
 
     #[test]
     fn a_good_run_and_a_job_that_ran_twice() {
-        let mut books = books(&["a", "b"]);
+        let mut books = books(&["a", "b", "c"]);
         books.reply(RESULT, result("a", 1, "x", 0));
         books.reply(RESULT, result("a", 1, "x", 0));
         books.reply(STARTED, json!({"job_id": "b", "attempt": 1}).to_string().into_bytes());
         books.reply(RESULT, result("b", 2, "z", 0));
-        let tally = books.close("a x begin\na x end\nb y begin\nb z begin\nb z end\n");
+        books.reply(RESULT, result("c", 1, "u", 0));
+        books.reply(RESULT, result("c", 2, "v", 0));
+        let c = "c u begin\nc u end\nc v begin\nc v end\n";
+        let tally = books.close(&format!("a x begin\na x end\nb y begin\nb z begin\nb z end\n{c}"));
         assert_eq!((tally.lost, tally.unexpected), (vec![], vec![]));
-        assert_eq!((tally.confirmed, tally.completed), (2, 2));
-        assert_eq!((tally.duplicated, tally.reruns), (BTreeMap::from([(vec![1, 2], 1)]), 1));
+        assert_eq!((tally.confirmed, tally.completed), (3, 3));
+        assert_eq!((tally.duplicated, tally.second_results), (BTreeMap::from([(vec![1, 2], 2)]), 1));
     }
 
     #[test]
