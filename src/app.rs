@@ -60,11 +60,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     let owner = Owner::new(name);
     let presence_dir = config.worker.runtime_dir.clone().or_else(presence::default_dir);
     let presence = announce(presence_dir.as_deref(), &owner);
-    let host = Host {
-        creators: config.engine.creations,
-        containers: config.engine.containers,
-        memory: config.engine.memory,
-    };
+    let host = Host::from(&config.engine);
     let image_check = config.engine.image_check;
     let pools = Pools::start(engine.clone(), &owner, &config.pools, host, image_check, &metrics);
     let sweep = Sweep::new(owner, presence_dir);

@@ -5,29 +5,13 @@ set -euo pipefail
 
 # shellcheck source-path=SCRIPTDIR
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/pinned.sh"
 
 PINNED=$ROOT/tests/deploy
 TOOLS=$TARGET_DIR/deployments
 # Tenths; what systemd calls OK ends at 20.
 EXPOSURE=15
-
-install_tools() {
-    local stamp log=$TOOLS.log
-    stamp=$(cat "$PINNED/requirements.txt" "$PINNED/package-lock.json" | sha256sum)
-    [[ ! -e $TOOLS/stamp || $(<"$TOOLS/stamp") != "$stamp" ]] || return 0
-    rm -rf "$TOOLS"
-    mkdir -p "$TOOLS"
-    cp "$PINNED/package.json" "$PINNED/package-lock.json" "$TOOLS"
-    {
-        python3 -m venv "$TOOLS/venv"
-        "$TOOLS/venv/bin/pip" install --no-deps --only-binary :all: --disable-pip-version-check -r "$PINNED/requirements.txt"
-        npm ci --prefix "$TOOLS" --no-audit --no-fund
-    } >"$log" 2>&1 || {
-        tail -n 15 "$log" >&2
-        die "what checks the deployments can't be installed (the last lines are above; all: $log)"
-    }
-    printf '%s\n' "$stamp" >"$TOOLS/stamp"
-}
 
 FAULTS=0
 # checked WHAT COMMAND…: says what the command says if it fails. A function runs to its end, so its own steps are put together by &&.
@@ -87,7 +71,7 @@ custom_resources() {
 
 main() {
     cd "$ROOT"
-    install_tools
+    install_pinned "what checks the deployments" "$PINNED" "$TOOLS"
     local bin=$TOOLS/venv/bin files
     checked "shellcheck" "$bin/shellcheck" -x deploy/*.sh deploy/*/*.sh .ci/run deploy/debian/scripts/*
     mapfile -t files < <(yaml_files)

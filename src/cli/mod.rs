@@ -6,6 +6,7 @@ mod cancel;
 mod check;
 mod completions;
 mod dead;
+mod figures;
 mod interrupt;
 mod job;
 mod logs;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Chance, Setup};
 use crate::pool::planner::{Limits, Planner};
-use crate::pool::slots::{Action, Bounds, Budget, PoolIndex, Reason, Serves, SlotId, Slots, State, WaiterId};
+use crate::pool::slots::{Action, Bounds, PoolIndex, Reason, Serves, SlotId, Slots, State, WaiterId};
 use crate::pool::{bounds, limits};
 
 /// There is one.
@@ -73,14 +73,9 @@ pub(super) struct Worker {
 impl Worker {
     pub fn new(setup: &Setup, now: Instant, jitter: &mut Chance) -> Worker {
         let host = setup.host;
-        let budget = Budget {
-            creations: host.creators,
-            containers: host.containers.unwrap_or(usize::MAX),
-            memory: host.memory.unwrap_or(u64::MAX),
-        };
         let (bounds, limits): (Bounds, Limits) = (bounds(&setup.pool), limits(&setup.pool));
         Worker {
-            slots: Slots::new(&[bounds], budget),
+            slots: Slots::new(&[bounds], host.into()),
             planner: Planner::new(host, &[limits], now, || jitter.unit()),
             max: limits.max,
             serves: limits.serves,

@@ -57,12 +57,12 @@ pub(super) fn startup(columns: &[Tally]) -> String {
 
 /// What the chart of leases says, for who doesn't see it.
 fn leases_in_words(columns: &[Tally]) -> String {
-    let all = total(columns);
+    let all: Tally = columns.iter().copied().sum();
     format!("Leases over the last minutes: hits {}, misses {}", all.hits, all.misses)
 }
 
 fn startup_in_words(columns: &[Tally]) -> String {
-    let all = total(columns);
+    let all: Tally = columns.iter().copied().sum();
     match (all.startup(0.5), all.startup(0.99)) {
         (Some(p50), Some(p99)) => {
             format!(
@@ -73,11 +73,6 @@ fn startup_in_words(columns: &[Tally]) -> String {
         }
         _ => "Time to start over the last minutes: no job was started".into(),
     }
-}
-
-/// All columns together.
-pub(super) fn total(columns: &[Tally]) -> Tally {
-    columns.iter().copied().fold(Tally::default(), |all, one| all + one)
 }
 
 /// Each column with its left edge and width; the last one ends at the right, whatever there is before it.

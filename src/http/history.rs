@@ -3,6 +3,7 @@
 //! Everything is a difference between two readings of counters that Prometheus is given anyway: jobs pay nothing for it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::iter::Sum;
 use std::ops::{Add, Sub};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -142,6 +143,12 @@ impl Add for Tally {
     fn add(self, other: Tally) -> Tally {
         let startup = std::array::from_fn(|slot| self.startup[slot] + other.startup[slot]);
         Tally { hits: self.hits + other.hits, misses: self.misses + other.misses, startup }
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Tally>>(tallies: I) -> Tally {
+        tallies.fold(Tally::default(), Tally::add)
     }
 }
 

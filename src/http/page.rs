@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
-use super::chart::{self, total};
+use super::chart;
 use super::history::{EVERY, KEPT, Tally};
 use super::words::{Text, percent, seconds, so_many, span, why};
 use crate::contract::event::timestamp;
@@ -97,7 +97,7 @@ fn obstacles(found: &[String]) -> String {
 
 /// The first things to look at, of all pools together.
 fn figures(status: &Status, past: &Past) -> String {
-    let all = past.values().map(|columns| total(columns)).fold(Tally::default(), |sum, one| sum + one);
+    let all: Tally = past.values().flatten().copied().sum();
     let sum = |of: fn(&PoolStatus) -> usize| status.pools.iter().map(of).sum::<usize>();
     let waiting = sum(|pool| pool.waiting);
     let containers = sum(|pool| pool.starting + pool.idle + pool.leased + pool.removing);
@@ -158,7 +158,7 @@ fn pools(status: &Status, past: &Past) -> String {
 
 fn pool(pool: &PoolStatus, columns: &[Tally]) -> String {
     let (class, able) = if pool.able { ("good", "able") } else { ("bad", "not able: takes no jobs") };
-    let all = total(columns);
+    let all: Tally = columns.iter().copied().sum();
     let failure = pool
         .last_failure
         .as_deref()

@@ -43,7 +43,7 @@ pub(crate) use driver::{PLAN_EVERY, REFILL_GRACE, bounds, limits};
 use metrics::{PoolMetrics, PoolSeries};
 use planner::{Host, Planner};
 use recipe::Recipe;
-use slots::{Budget, PoolIndex, Reason, SlotId, Slots, WaiterId};
+use slots::{PoolIndex, Reason, SlotId, Slots, WaiterId};
 pub use status::{ContainerStatus, PoolStatus};
 
 /// Whose containers these are.
@@ -223,12 +223,7 @@ impl Pools {
         }
         let bounds: Vec<_> = configs.values().map(driver::bounds).collect();
         let limits: Vec<_> = configs.values().map(driver::limits).collect();
-        let budget = Budget {
-            creations: host.creators,
-            containers: host.containers.unwrap_or(usize::MAX),
-            memory: host.memory.unwrap_or(u64::MAX),
-        };
-        let slots = Slots::new(&bounds, budget);
+        let slots = Slots::new(&bounds, host.into());
         let planner = Planner::new(host, &limits, driver::now(), rand::random);
         tokio::spawn(Driver::new(slots, planner, managed, commands.clone()).run(inbox));
         let pools = Pools {

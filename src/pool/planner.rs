@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::sizing::Load;
-use super::slots::Serves;
+use super::slots::{Budget, Serves};
+use crate::config::EngineConfig;
 use one::{Asked, Planned};
 
 /// What an operator allows one pool.
@@ -43,6 +44,22 @@ pub struct Host {
     #[serde(skip_serializing_if = "Option::is_none")]
     /// Memory of all containers, as their pools limit it.
     pub memory: Option<u64>,
+}
+
+impl From<&EngineConfig> for Host {
+    fn from(config: &EngineConfig) -> Host {
+        Host { creators: config.creations, containers: config.containers, memory: config.memory }
+    }
+}
+
+impl From<Host> for Budget {
+    fn from(host: Host) -> Budget {
+        Budget {
+            creations: host.creators,
+            containers: host.containers.unwrap_or(usize::MAX),
+            memory: host.memory.unwrap_or(u64::MAX),
+        }
+    }
 }
 
 /// Why a target is what it is.

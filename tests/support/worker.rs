@@ -115,6 +115,16 @@ impl Site {
     }
 }
 
+/// Status and body of what an HTTP server answers; none while nobody listens.
+pub async fn http_get(server: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(server).await.ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 /// Waits for something that nothing announces.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
@@ -288,12 +298,7 @@ impl Worker {
 
     /// Status and body; none while nobody listens.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(self.listen).await.ok()?;
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+        http_get(self.listen, path).await
     }
 
     pub async fn status(&self) -> Value {

@@ -172,11 +172,7 @@ impl Bed {
         if configs.is_empty() {
             return;
         }
-        let budget = Budget {
-            creators: subject.engine.creations,
-            containers: subject.engine.containers,
-            memory: subject.engine.memory,
-        };
+        let budget = Budget::from(&subject.engine);
         let owner = Owner::new(&subject.worker);
         let check = subject.engine.image_check;
         let pools = Pools::start(Arc::clone(engine) as _, &owner, &configs, budget, check, metrics);

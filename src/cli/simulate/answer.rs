@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::cli::figures::{percent, short};
 use crate::config::Isolation;
 use crate::fleet::needs::{CHANNEL_MAX, Needs};
 use crate::fleet::{Outcome, Quantiles, Setup, Workers};
@@ -129,14 +130,15 @@ impl Answer {
 
     pub(super) fn text(&self, setup: &Setup) -> String {
         let mut text = said(setup);
-        let (rate, hits) = (short(self.jobs_per_second), self.hit_rate.map_or("-".into(), percent));
         let _ = write!(
             text,
-            "\n  {} jobs in {}: {rate}/s; {} lost, {} run again\n  {hits} hits\n",
+            "\n  {} jobs, the last done after {}: {}/s; {} lost, {} run again\n  {} % hits\n",
             self.jobs,
             duration(self.seconds),
+            short(self.jobs_per_second),
             self.lost,
-            self.run_again
+            self.run_again,
+            self.hit_rate.map_or("-".into(), percent)
         );
         text += "\n                           p50         p95         p99     longest\n";
         text += &self.queue_wait_seconds.line("queue wait");
@@ -254,14 +256,4 @@ fn duration(seconds: f64) -> String {
         s if s < 7200.0 => format!("{:.1} min", s / 60.0),
         s => format!("{:.1} h", s / 3600.0),
     }
-}
-
-/// Three digits at most behind the point, where they say enough.
-fn short(n: f64) -> String {
-    if n >= 100.0 { format!("{n:.0}") } else { format!("{}", (n * 100.0).round() / 100.0) }
-}
-
-fn percent(share: f64) -> String {
-    // Never rounded up to what isn't reached.
-    format!("{:.2} %", (share * 10_000.0 + 1e-6).floor() / 100.0)
 }
