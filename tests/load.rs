@@ -216,7 +216,7 @@ fn a_broken_pool_leaves_another_s_start_up_alone() {
         let rate = churn().await / 2.0;
         let time = Duration::from_secs_f64(100.0 / rate);
         let (mut all_alone, mut all_beside) = (Phase::default(), Phase::default());
-        for round in 0..4 {
+        for round in 0..6 {
             let worker = site.worker().pool("box", good).full().await;
             let alone = poisson(site, &worker, "box", rate, time).await;
             assert!(worker.stop().await.success());
