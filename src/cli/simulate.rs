@@ -31,10 +31,10 @@ pub struct Args {
     #[arg(long, value_name = "D", value_parser = plan::burst, allow_negative_numbers = true, default_value = "1")]
     burst: f64,
     /// Let the rate rise from a share of it (--night) and fall again, once in this time
-    #[arg(long, value_name = "TIME", value_parser = time, requires = "rate")]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "trace")]
     day: Option<Duration>,
     /// The share of --rate that is left in the middle of the night
-    #[arg(long, value_name = "SHARE", value_parser = share, default_value = "0.1", requires = "day")]
+    #[arg(long, value_name = "SHARE", value_parser = share, default_value = "0.1", requires = "day", conflicts_with = "trace")]
     night: f64,
     /// Take jobs from a file: a line with the seconds of each, or lines with seconds and the rate from then on
     #[arg(long, value_name = "FILE", conflicts_with = "rate")]
@@ -108,31 +108,31 @@ struct ScaleArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "workers")]
     max_workers: Option<u32>,
     /// At least so many: minReplicaCount
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=10_000), requires = "max_workers")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=10_000), conflicts_with = "workers")]
     min_workers: u32,
     /// Jobs that wait or run, for each worker: the trigger's value [default: --concurrency]
-    #[arg(long, value_name = "N", value_parser = plan::rate, requires = "max_workers")]
+    #[arg(long, value_name = "N", value_parser = plan::rate, conflicts_with = "workers")]
     jobs_per_worker: Option<f64>,
     /// pollingInterval
-    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s", requires = "max_workers")]
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s", conflicts_with = "workers")]
     poll: Duration,
     /// cooldownPeriod
-    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "5m", requires = "max_workers")]
+    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "5m", conflicts_with = "workers")]
     cooldown: Duration,
     /// scaleDown.stabilizationWindowSeconds
-    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "5m", requires = "max_workers")]
+    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "5m", conflicts_with = "workers")]
     stabilization: Duration,
     /// The policy of scaleUp, as 4/15s or 100%/30s [default: the larger of 4/15s and 100%/15s]
-    #[arg(long, value_name = "N/TIME", value_parser = policy, requires = "max_workers")]
+    #[arg(long, value_name = "N/TIME", value_parser = policy, conflicts_with = "workers")]
     up: Option<Policy>,
     /// The policy of scaleDown [default: 100%/15s]
-    #[arg(long, value_name = "N/TIME", value_parser = policy, requires = "max_workers")]
+    #[arg(long, value_name = "N/TIME", value_parser = policy, conflicts_with = "workers")]
     down: Option<Policy>,
     /// From the decision until a worker's process runs
-    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "30s", requires = "max_workers")]
+    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "30s", conflicts_with = "workers")]
     start_up: Duration,
     /// How long a worker that goes lets its jobs run: worker.drain_timeout
-    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "1h", requires = "max_workers")]
+    #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "1h", conflicts_with = "workers")]
     drain_timeout: Duration,
 }
 
@@ -267,11 +267,7 @@ impl WorkerArgs {
             return Ok((pool, Host { creators: self.creators as usize, containers: None, memory: None }));
         };
         let config = load(config)?.config;
-        let host = Host {
-            creators: config.engine.creations,
-            containers: config.engine.containers,
-            memory: config.engine.memory,
-        };
+        let host = Host::from(&config.engine);
         match config.pools.get(name) {
             Some(pool) => Ok((pool.clone(), host)),
             None => Err(fail(exit::CONFIG, format!("pool {name} is not configured"))),
