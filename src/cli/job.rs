@@ -64,6 +64,7 @@ impl JobArgs {
     /// The variables of files and options, in their order; a later one takes the place of an earlier one.
     pub(super) fn env(&self) -> Result<Vec<(String, String)>, String> {
         let mut entries = Vec::new();
+        self.stdin_is_given_once()?;
         for path in &self.env_file {
             let why = |why: String| format!("--env-file {}: {why}", path.display());
             let text = String::from_utf8(whole(path, ENV_FILE_MAX).map_err(why)?)
@@ -80,6 +81,7 @@ impl JobArgs {
 
     /// All of the job's standard input, if it has one.
     pub(super) fn read_stdin(&self) -> Result<Option<Vec<u8>>, String> {
+        self.stdin_is_given_once()?;
         let path = match &self.stdin {
             Some(path) => path.as_path(),
             None if self.interactive => Path::new("-"),
@@ -91,7 +93,8 @@ impl JobArgs {
     /// The files that the job is to have.
     pub(super) fn read_files(&self) -> Result<Files, String> {
         let own = Path::new("-");
-        let mut stdin_is_taken = self.interactive || self.stdin.as_deref() == Some(own);
+        let mut stdin_is_taken = self.uses_of_stdin() > 0;
+        let mut room = CONTENT_MAX;
         let mut files = Files::default();
         for Source { from, path } in &self.files {
             let why = |why: String| format!("--file {}:{path}: {why}", from.display());
@@ -111,10 +114,25 @@ impl JobArgs {
                 // Never more than nine bits.
                 u16::try_from(metadata.permissions().mode() & 0o777).unwrap_or(content::MODE)
             };
-            let bytes = whole(from, CONTENT_MAX).map_err(why)?;
+            let bytes = whole(from, room).map_err(why)?;
+            room -= bytes.len() as u64;
             files.0.push(File { path: path.clone(), content: Content(bytes.into()), mode });
         }
         Ok(files)
+    }
+
+    /// How often this command's standard input is asked for, apart from what `--file` asks for.
+    fn uses_of_stdin(&self) -> usize {
+        let own = Path::new("-");
+        let as_stdin = self.interactive || self.stdin.as_deref() == Some(own);
+        usize::from(as_stdin) + self.env_file.iter().filter(|path| *path == own).count()
+    }
+
+    fn stdin_is_given_once(&self) -> Result<(), String> {
+        if self.uses_of_stdin() > 1 {
+            return Err("--env-file -: this command's standard input can be given once".into());
+        }
+        Ok(())
     }
 }
 
@@ -127,7 +145,7 @@ fn whole(path: &Path, most: u64) -> Result<Vec<u8>, String> {
         std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
     };
     match read {
-        Ok(n) if n as u64 > most => Err(format!("longer than {} MiB", most >> 20)),
+        Ok(n) if n as u64 > most => Err(format!("longer than the {most} bytes that there is room for")),
         Ok(_) => Ok(bytes),
         Err(error) => Err(error.to_string()),
     }

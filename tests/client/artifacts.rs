@@ -149,6 +149,8 @@ fn what_makes_no_sense_is_refused_before_anything_is_sent() {
             (&["--file", "/etc/passwd:x", "--file", "/etc/group:./x"], 1, &["another file"]),
             (&["-i", "--file", "-:x"], 1, &["standard input"]),
             (&["--file", "-:x", "--file", "-:y"], 1, &["standard input"]),
+            (&["--env-file", "-", "--file", "-:x"], 1, &["standard input"]),
+            (&["--env-file", "-", "-i"], 1, &["--env-file", "standard input"]),
             (&["-f", "--artifact", "x", "--artifacts-to", &taken], 1, &["--artifacts-to", &taken]),
         ] {
             let done = call(&worker, &[&["submit", "box"], args].concat());
