@@ -4,6 +4,7 @@
 mod answer;
 mod trace;
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub struct Args {
     /// The share of --rate that is left in the middle of the night
     #[arg(long, value_name = "SHARE", value_parser = share, default_value = "0.1", requires = "day", conflicts_with = "trace")]
     night: f64,
-    /// Take jobs from a file: a line with the seconds of each, or lines with seconds and the rate from then on
+    /// Take jobs from a file: a line with the seconds of each, or lines with seconds and the rate from then on; without --time the last line's is 0
     #[arg(long, value_name = "FILE", conflicts_with = "rate")]
     trace: Option<PathBuf>,
     /// For how long jobs come [default: 10m, or the trace's length]
@@ -69,15 +70,15 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "A worker")]
 struct WorkerArgs {
-    /// Take pool and engine's limits from the configuration
+    /// Take pool and engine's limits from the configuration, as if there were no other pools
     #[arg(long, value_name = "POOL", conflicts_with_all = ["idle_min", "idle_max", "hit_target", "concurrency", "creators", "isolation"])]
     pool: Option<PoolName>,
     /// Fewest idle containers, as idle.min
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=10_000))]
     idle_min: u32,
-    /// Most idle containers, as idle.max
-    #[arg(long, value_name = "N", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    idle_max: u32,
+    /// Most idle containers, as idle.max [default: 4, or --idle-min]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    idle_max: Option<u32>,
     /// Share of jobs that are to find a container ready
     #[arg(long, value_name = "SHARE", value_parser = plan::hit_target, allow_negative_numbers = true, default_value = "0.99")]
     hit_target: f64,
@@ -225,7 +226,7 @@ impl Args {
     fn arrivals(&self) -> Result<Arrivals, String> {
         let Some(rate) = self.rate else {
             let path = self.trace.as_deref().unwrap_or_else(|| std::path::Path::new(""));
-            let text = std::fs::read_to_string(path).map_err(|error| error.to_string());
+            let text = text_of(path).map_err(|error| error.to_string());
             let arrivals = text.and_then(|text| trace::read(&text, self.burst, self.time));
             return arrivals.map_err(|why| format!("{}: {why}", path.display()));
         };
@@ -243,6 +244,20 @@ impl Args {
     }
 }
 
+/// A trace of the most jobs that are simulated isn't longer.
+const LONGEST_TRACE: u64 = 1 << 30;
+
+fn text_of(path: &std::path::Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(LONGEST_TRACE).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// As clap refuses what it can see by itself.
+fn refuse(why: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{why}\n")).exit()
+}
+
 fn at_most(jobs: f64) -> Result<(), String> {
     if jobs > MOST_JOBS {
         return Err(format!(
@@ -256,10 +271,12 @@ impl WorkerArgs {
     fn setup(&self, config: &ConfigArgs) -> Result<(PoolConfig, Host), ExitCode> {
         let Some(name) = &self.pool else {
             let mut pool = PoolConfig::of_image("");
-            let min = self.idle_min as usize;
-            // As where `max` isn't written.
-            pool.idle.min = min;
-            pool.idle.max = (self.idle_max as usize).max(min);
+            let (min, max) = (self.idle_min, self.idle_max.unwrap_or(self.idle_min.max(4)));
+            if max < min {
+                refuse(&format!("--idle-max {max} is less than --idle-min {min}"));
+            }
+            pool.idle.min = min as usize;
+            pool.idle.max = max as usize;
             pool.idle.hit_target = self.hit_target;
             pool.concurrency = self.concurrency as usize;
             pool.isolation =
@@ -278,7 +295,9 @@ impl WorkerArgs {
 impl ScaleArgs {
     fn workers(&self, concurrency: usize) -> Workers {
         let Some(max) = self.max_workers else { return Workers::Fixed(self.workers.unwrap_or(1) as usize) };
-        let max = max as usize;
+        if max < self.min_workers {
+            refuse(&format!("--max-workers {max} is less than --min-workers {}", self.min_workers));
+        }
         let each = self.jobs_per_worker.unwrap_or(concurrency as f64);
         Workers::Scaled(Autoscaler {
             poll: self.poll,
@@ -287,7 +306,7 @@ impl ScaleArgs {
             up: self.up,
             down: self.down,
             start_up: self.start_up,
-            ..Autoscaler::new((self.min_workers as usize).min(max), max, each)
+            ..Autoscaler::new(self.min_workers as usize, max as usize, each)
         })
     }
 }

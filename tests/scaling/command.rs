@@ -89,6 +89,8 @@ fn what_can_t_be_simulated_is_refused() {
         ("--rate 5 --warm-time 250ms", 2, "--workers"),
         ("--rate 5 --warm-time 250ms --workers 2 --max-workers 4", 2, "cannot be used"),
         ("--rate 5 --warm-time 250ms --workers 2 --min-workers 4", 2, "--min-workers"),
+        ("--rate 5 --warm-time 250ms --max-workers 2 --min-workers 4", 2, "less than --min-workers 4"),
+        ("--rate 5 --warm-time 250ms --workers 2 --idle-min 9 --idle-max 2", 2, "less than --idle-min 9"),
         ("--warm-time 250ms --workers 2 --trace jobs --day 1h", 2, "--day"),
         ("--rate 5 --warm-time 250 --workers 2", 2, "as 250ms"),
         ("--rate 5 --warm-time 250ms --max-workers 2 --down all", 2, "as 1/2m"),

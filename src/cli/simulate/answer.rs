@@ -8,6 +8,7 @@ use crate::cli::figures::{percent, short};
 use crate::config::Isolation;
 use crate::fleet::needs::{CHANNEL_MAX, Needs};
 use crate::fleet::{Outcome, Quantiles, Setup, Workers};
+use crate::pool::limits;
 
 /// The JSON output.
 #[derive(Serialize)]
@@ -82,9 +83,15 @@ impl Capacity {
     fn of(setup: &Setup, workers: usize) -> Capacity {
         let pace = &setup.pace;
         let each = pace.run.mean() + pace.start.as_secs_f64() + pace.settle.as_secs_f64();
+        // As many as the host has room for.
+        let host = setup.host;
+        let by_memory = limits(&setup.pool).memory;
+        let by_memory = host.memory.filter(|_| by_memory > 0).map_or(u64::MAX, |all| all / by_memory);
+        let fit = host.containers.unwrap_or(usize::MAX).min(usize::try_from(by_memory).unwrap_or(usize::MAX));
+        let seats = setup.pool.concurrency.min(fit);
         let made = (setup.pool.isolation == Isolation::Container)
             .then(|| workers as f64 * setup.host.creators as f64 / pace.warm.mean());
-        Capacity { seats: workers as f64 * setup.pool.concurrency as f64 / each, containers: made }
+        Capacity { seats: workers as f64 * seats as f64 / each, containers: made }
     }
 
     fn least(&self) -> f64 {
@@ -122,7 +129,7 @@ impl Answer {
                 idle: outcome.idle_seconds,
                 leased: outcome.leased_seconds,
             },
-            advice: advice(outcome, rate, &capacity, &broker),
+            advice: advice(outcome, setup.pace.run.mean(), rate, &capacity, &broker),
             capacity,
             broker,
         }
@@ -220,12 +227,14 @@ fn said(setup: &Setup) -> String {
 }
 
 /// What is too little, and what would help.
-fn advice(outcome: &Outcome, rate: f64, capacity: &Capacity, broker: &Needs) -> Vec<String> {
+fn advice(outcome: &Outcome, run: f64, rate: f64, capacity: &Capacity, broker: &Needs) -> Vec<String> {
     let mut advice = Vec::new();
     if outcome.lost() > 0 {
         advice.push(format!("{} jobs never ended: no worker took them.", outcome.lost()));
     }
-    if rate >= capacity.least() {
+    // By the minute of most jobs if that left a mark: by chance there is always one with a few more.
+    let crowded = broker.jobs_per_second >= capacity.least() && outcome.queue_wait.at(0.95) > run;
+    if rate >= capacity.least() || crowded {
         let short_of = match capacity.containers {
             Some(made) if made < capacity.seats => {
                 "containers: more workers, or isolation = \"namespace\", where a container serves many jobs"
@@ -233,7 +242,8 @@ fn advice(outcome: &Outcome, rate: f64, capacity: &Capacity, broker: &Needs) -> 
             _ => "seats: more workers, or a higher concurrency if the hosts have cores and memory for it",
         };
         advice.push(format!(
-            "Jobs come as fast as {} workers can run them, or faster. What is short is {short_of}.",
+            "{} jobs come as fast as {} workers can run them, or faster. What is short is {short_of}.",
+            if rate >= capacity.least() { "On average," } else { "In the busiest minute" },
             outcome.most_workers
         ));
     }
