@@ -43,9 +43,14 @@ def main():
 def kustomization(folder):
     """The resources that a folder's kustomization names itself."""
     file = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    known = {"apiVersion", "kind", "namespace", "labels", "resources", "configMapGenerator"}
+    known = {"apiVersion", "kind", "namespace", "labels", "resources", "configMapGenerator", "images"}
     if unknown := set(file) - known:
         faults.append(f"{folder.name}: kustomization.yaml has {unknown}, which this check doesn't know")
+    # An image whose place is given is one that the folder's resources have.
+    texts = [(folder / f).read_text() for f in file["resources"] if not f.startswith("../") and (folder / f).exists()]
+    for image in file.get("images", []):
+        if not any(f"image: {image['name']}\n" in text for text in texts):
+            faults.append(f"{folder.name}: no resource has the image {image['name']}, whose place kustomization.yaml gives")
     named = {f for f in file["resources"] if not f.startswith("../")}
     named |= {f for made in file.get("configMapGenerator", []) for f in made["files"]}
     there = {f.name for f in folder.iterdir()} - {"kustomization.yaml"}
