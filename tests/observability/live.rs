@@ -258,8 +258,14 @@ async fn rules_work(prometheus: &Prometheus) {
     }
     let state = |name: &str| evaluated.iter().find(|rule| rule["name"] == name).unwrap()["state"].clone();
     assert_eq!(state("PrewarmDeadLetters"), "firing");
-    // For some seconds only.
-    assert_eq!(state("PrewarmPoolBroken"), "pending");
+    // The worker has just come; of an older one it would be told.
+    assert_eq!(state("PrewarmPoolBroken"), "inactive");
+    let rule = rules::all().into_iter().find(|rule| rule.name == "PrewarmPoolBroken").unwrap();
+    let young = "> 900";
+    assert!(rule.expr().contains(young), "{}", rule.expr());
+    let told = prometheus.query(&rule.expr().replace(young, "> 1")).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0["pool"], "broken");
     for quiet in ["PrewarmBrokerAway", "PrewarmWorkerDown", "PrewarmWorkersAbsent", "PrewarmErrorsBurn"] {
         assert_eq!(state(quiet), "inactive", "{quiet}");
     }
