@@ -130,6 +130,11 @@ fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
     config::load(args.config.as_deref(), config::environment()).map_err(|faults| fail(exit::CONFIG, faults))
 }
 
+/// Ends as clap does for a wrong command line, where it can't see by itself that it is wrong.
+fn refuse(why: &str) -> ! {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{why}\n")).exit()
+}
+
 fn fail(code: u8, why: impl std::fmt::Display) -> ExitCode {
     eprintln!("prewarm: {why}");
     ExitCode::from(code)

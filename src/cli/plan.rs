@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use answer::{Plan, Question};
 use status::Host;
 
-use super::{exit, fail, inert};
+use super::{exit, fail, inert, refuse};
 use crate::pool::sizing::Load;
 
 /// How long all pools together may take. One alone takes a fraction of it.
@@ -98,8 +98,8 @@ pub fn main(args: Args) -> ExitCode {
     if let Some((rate, warm)) = args.rate.zip(args.warm_time)
         && let Some(why) = bounds::too_many(rate, warm.as_secs_f64())
     {
-        let why = format!("--rate {rate} with --warm-time {}: {why}\n", humantime::format_duration(warm));
-        clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).exit();
+        let why = format!("--rate {rate} with --warm-time {}: {why}", humantime::format_duration(warm));
+        refuse(&why);
     }
     let plans = match questions(&args).and_then(|questions| plans(&questions)) {
         Ok(plans) => plans,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use answer::Answer;
 
-use super::{ConfigArgs, exit, fail, load, plan};
+use super::{ConfigArgs, exit, fail, load, plan, refuse};
 use crate::config::{Isolation, PoolConfig};
 use crate::contract::PoolName;
 use crate::fleet::autoscaler::{Most, Policy};
@@ -251,11 +251,6 @@ fn text_of(path: &std::path::Path) -> std::io::Result<String> {
     let mut text = String::new();
     std::fs::File::open(path)?.take(LONGEST_TRACE).read_to_string(&mut text)?;
     Ok(text)
-}
-
-/// As clap refuses what it can see by itself.
-fn refuse(why: &str) -> ! {
-    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{why}\n")).exit()
 }
 
 fn at_most(jobs: f64) -> Result<(), String> {

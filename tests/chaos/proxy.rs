@@ -48,8 +48,8 @@ impl Proxy {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
                     let cut = cut.lock().unwrap().clone();
-                    let gate = Way { gate: gate.clone(), held: held.clone(), cut: cut.clone() };
-                    tokio::spawn(cut.run_until_cancelled_owned(pass(client, upstreams.clone(), gate)));
+                    let way = Way { gate: gate.clone(), held: held.clone(), cut: cut.clone() };
+                    tokio::spawn(cut.run_until_cancelled_owned(pass(client, upstreams.clone(), way)));
                 }
             }
         };

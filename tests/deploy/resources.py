@@ -46,11 +46,6 @@ def kustomization(folder):
     known = {"apiVersion", "kind", "namespace", "labels", "resources", "configMapGenerator", "images"}
     if unknown := set(file) - known:
         faults.append(f"{folder.name}: kustomization.yaml has {unknown}, which this check doesn't know")
-    # An image whose place is given is one that the folder's resources have.
-    texts = [(folder / f).read_text() for f in file["resources"] if not f.startswith("../") and (folder / f).exists()]
-    for image in file.get("images", []):
-        if not any(f"image: {image['name']}\n" in text for text in texts):
-            faults.append(f"{folder.name}: no resource has the image {image['name']}, whose place kustomization.yaml gives")
     named = {f for f in file["resources"] if not f.startswith("../")}
     named |= {f for made in file.get("configMapGenerator", []) for f in made["files"]}
     there = {f.name for f in folder.iterdir()} - {"kustomization.yaml"}
@@ -59,6 +54,11 @@ def kustomization(folder):
     for other in (f for f in file["resources"] if f.startswith("../")):
         if not (folder / other / "kustomization.yaml").exists():
             faults.append(f"{folder.name}: {other} is no kustomization")
+    # An image whose place is given is one that the folder's resources have.
+    texts = [(folder / name).read_text() for name in named & there]
+    for image in file.get("images", []):
+        if not any(f"image: {image['name']}\n" in text for text in texts):
+            faults.append(f"{folder.name}: no resource has the image {image['name']}, whose place kustomization.yaml gives")
     for name in sorted(named & there):
         if name.endswith(".yaml"):
             yield from yaml.safe_load_all((folder / name).read_text())

@@ -95,7 +95,7 @@ async fn random(site: &Site, workers: &[Worker]) -> (Measured, Figures) {
     let measured = Measured::of(site, &sent).await;
     until_quiet(workers).await;
     let warm = Warmups::so_far(workers, "once").await.since(before);
-    println!("  a container took {:?}", warm.mean);
+    println!("  a container took {:?}", warm);
     let simulated = measured.simulate(site, workers.len(), warm, ONCE_OPTIONS);
     (measured, simulated)
 }

@@ -78,7 +78,7 @@ impl Measured {
     }
 
     /// What is simulated with the same jobs, on so many workers with these options, whose containers take so long to make.
-    pub fn simulate(&self, site: &Site, workers: usize, warm: WarmTime, options: &str) -> Figures {
+    pub fn simulate(&self, site: &Site, workers: usize, warm: Duration, options: &str) -> Figures {
         let trace = site.dir.join("trace");
         let lines: Vec<String> = self.times.iter().map(|at| format!("{at:.6}")).collect();
         fs::write(&trace, lines.join("\n")).unwrap();
@@ -87,7 +87,7 @@ impl Measured {
         command.args(["simulate", "--json", "--run-spread", "0", "--trace"]).arg(&trace);
         command.args(["--workers", &workers.to_string()]);
         command.args(["--run-time", &humantime::format_duration(run).to_string()]);
-        command.args(["--warm-time", &humantime::format_duration(warm.mean).to_string()]);
+        command.args(["--warm-time", &humantime::format_duration(warm).to_string()]);
         command.args(options.split_whitespace());
         let done = command.output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
@@ -120,13 +120,7 @@ impl Measured {
     }
 }
 
-/// What creations took, from the workers' own histograms.
-#[derive(Clone, Copy, Debug)]
-pub struct WarmTime {
-    pub mean: Duration,
-}
-
-/// Sum and count so far.
+/// What creations took so far, from the workers' own histograms: sum and count.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Warmups(f64, f64);
 
@@ -141,9 +135,10 @@ impl Warmups {
         all
     }
 
-    pub fn since(self, before: Warmups) -> WarmTime {
+    /// What one took on average since then.
+    pub fn since(self, before: Warmups) -> Duration {
         let made = self.1 - before.1;
         assert!(made > 0.0, "nothing was made");
-        WarmTime { mean: Duration::from_secs_f64((self.0 - before.0) / made) }
+        Duration::from_secs_f64((self.0 - before.0) / made)
     }
 }
