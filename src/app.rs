@@ -67,6 +67,7 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     let sweeper = tokio::spawn(sweep::run(engine, sweep, sweep::interval(config.engine.timeout)));
     let broker =
         Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
+    let draining = metrics.gauge("draining", "1 from when the worker is told to stop: its jobs may go on, it takes no more.");
     let running = Running::new(config.worker.cancel_memory);
     let shutdown = Shutdown::default();
     let drain_timeout = config.worker.drain_timeout;
@@ -120,9 +121,11 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
         signal = told,
         "draining: running jobs may go on for {drain_timeout:?}; a second signal forces"
     );
-    // Intake first; then what runs; then the containers; then what carries the news.
+    // Intake first, and the idle containers, which nobody takes any more; then what runs; then what carries the news.
     shutdown.drain.cancel();
+    draining.set(1);
     let patience = tokio::spawn(service::draining());
+    let closing = tokio::spawn(async move { pools.close().await });
     let orderly = async {
         if tokio::time::timeout(drain_timeout, seats.wait()).await.is_err() {
             tracing::warn!("drain_timeout is over: stopping what still runs; other workers will retry it");
@@ -132,8 +135,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
             }
         }
         sweeper.abort();
-        let cleared =
-            tokio::time::timeout(REMOVAL_PATIENCE, pools.close()).await.is_ok_and(|cleared| cleared);
+        let closed = tokio::time::timeout(REMOVAL_PATIENCE, closing).await;
+        let cleared = closed.is_ok_and(|closed| closed.unwrap_or(false));
         if !cleared {
             tracing::warn!("not all containers could be removed in time; they end by themselves");
         }

@@ -92,7 +92,7 @@ impl View {
         if pools.is_empty() {
             found.push("pools: closed".into());
         }
-        for pool in pools.iter().filter(|p| !p.able) {
+        for pool in pools.iter().filter(|p| !p.able && !self.drain.is_cancelled()) {
             let why = pool.last_failure.as_deref().unwrap_or("no container has become ready yet");
             found.push(format!("pool {}: {why}", pool.pool));
         }

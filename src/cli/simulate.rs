@@ -265,6 +265,9 @@ fn at_most(jobs: f64) -> Result<(), String> {
 impl WorkerArgs {
     fn setup(&self, config: &ConfigArgs) -> Result<(PoolConfig, Host), ExitCode> {
         let Some(name) = &self.pool else {
+            if config.config.is_some() {
+                refuse("--config is read for --pool only; name a pool, or leave it out");
+            }
             let mut pool = PoolConfig::of_image("");
             let (min, max) = (self.idle_min, self.idle_max.unwrap_or(self.idle_min.max(4)));
             if max < min {

@@ -32,6 +32,7 @@ pub enum Most {
 }
 
 impl Policy {
+    /// How many may come or go, of those that were there when the time began.
     fn of(&self, workers: usize) -> usize {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count, rounded up")]
         let share = |percent: f64| (workers as f64 * percent / 100.0).ceil() as usize;
@@ -173,8 +174,8 @@ impl Control {
         if wanted >= workers {
             let policies = up.as_ref().map_or(&UP[..], std::slice::from_ref);
             let may = |policy: &Policy| {
-                let lately = self.came.within(policy.period, now);
-                policy.of(workers.saturating_sub(lately)).saturating_sub(lately)
+                let begun = self.when_it_began(policy.period, now, workers);
+                (begun + policy.of(begun)).saturating_sub(workers)
             };
             let more = (wanted - workers).min(policies.iter().map(may).max().unwrap_or(0));
             self.came.note(now, more);
@@ -183,12 +184,17 @@ impl Control {
         let stable = self.asked.iter().map(|(_, n)| *n).max().unwrap_or(wanted).min(workers);
         let policies = down.as_ref().map_or(&DOWN[..], std::slice::from_ref);
         let may = |policy: &Policy| {
-            let lately = self.went.within(policy.period, now);
-            policy.of(workers + lately).saturating_sub(lately)
+            let begun = self.when_it_began(policy.period, now, workers);
+            workers.saturating_sub(begun.saturating_sub(policy.of(begun)))
         };
         let fewer = (workers - stable).min(policies.iter().map(may).max().unwrap_or(0));
         self.went.note(now, fewer);
         workers - fewer
+    }
+
+    /// How many there were when a policy's time began (`periodStartReplicas` of Kubernetes' `horizontal.go`).
+    fn when_it_began(&self, period: Duration, now: Duration, workers: usize) -> usize {
+        (workers + self.went.within(period, now)).saturating_sub(self.came.within(period, now))
     }
 }
 
@@ -250,6 +256,15 @@ mod tests {
             seen.push(workers);
         }
         assert_eq!(seen, [12, 12, 18, 18, 27, 27]);
+    }
+
+    #[test]
+    fn what_went_within_a_policy_s_time_may_come_back() {
+        let a_few = Some(Policy { most: Most::Workers(2), period: Duration::from_secs(60) });
+        let scaler = Autoscaler { stabilization: Duration::ZERO, up: a_few, ..Autoscaler::new(1, 100, 10.0) };
+        let mut control = Control::new(scaler);
+        assert_eq!(control.look(at(0), 100, 20), 10);
+        assert_eq!(control.look(at(15), 400, 10), 22, "two more than when the minute began");
     }
 
     #[test]

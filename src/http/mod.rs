@@ -1,6 +1,7 @@
 //! The HTTP port: `/` for people, `/metrics`, `/healthz`, `/readyz`, `/status`. Reads, never changes anything.
 
 mod chart;
+mod connections;
 pub mod history;
 mod page;
 mod words;
@@ -44,11 +45,8 @@ pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
     })
 }
 
-/// Answers requests until `stop`.
-///
-/// # Errors
-/// As the system gives it.
-pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) -> std::io::Result<()> {
+/// Answers requests until `stop`; so many at once, and each in such a time, that nobody can hold up others for long.
+pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
     if let Some(history) = view.page.clone() {
         let metrics = view.metrics.clone();
         let follow = async move { history.follow(&metrics).await };
@@ -61,7 +59,7 @@ pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) -
         .route("/readyz", get(ready))
         .route("/status", get(status))
         .with_state(view);
-    axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+    connections::serve(listener, routes, connections::LIMITS, stop).await;
 }
 
 async fn page(State(view): State<View>) -> Response {

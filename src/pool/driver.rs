@@ -129,6 +129,8 @@ impl Driver {
         let now = now();
         let out = &mut self.actions;
         match command {
+            // Whoever asks sees from its reply's end that the pools are closed.
+            Command::Lease { .. } if self.drained.is_some() => {}
             Command::Lease { pool, waiter, reply } => {
                 let hit = self.slots.lease(pool, waiter, now, out);
                 self.planner.arrived(pool.0, hit, now);

@@ -51,8 +51,8 @@ impl PoolMetrics {
             waiting: metrics.gauges("pool_waiting", "Jobs that wait for a container.", &["pool"]),
             able: metrics.gauges(
                 "pool_able",
-                "1 while containers can be made, as far as is known, or one is idle; 0 until the first has become ready, and \
-                 while the breaker is open: the worker takes no jobs of the pool.",
+                "1 while containers can be made, as far as is known, or one is idle; 0 until the first has become ready, while \
+                 the breaker is open, and while the worker drains: it takes no jobs of the pool.",
                 &["pool"],
             ),
             warmup: metrics.histograms(

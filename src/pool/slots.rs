@@ -109,10 +109,10 @@ impl Slots {
 
     /// Whether a pool can serve, as far as is known: its last creation succeeded and it has what the next one needs, or
     /// something is idle. The last must count, or nobody would lease, nothing would be missing, and no new creation
-    /// would ever be tried.
+    /// would ever be tried. None can once they drain.
     pub fn able(&self, pool: PoolIndex) -> bool {
         let p = &self.pools[pool.0];
-        (p.trust == Trust::Proven && p.prepared) || p.count(State::Idle) > 0
+        !self.draining && ((p.trust == Trust::Proven && p.prepared) || p.count(State::Idle) > 0)
     }
 
     /// Whether a job of this pool would wait for other pools' jobs to end: nothing is idle or on its way, and the host has no

@@ -19,7 +19,7 @@ use crate::contract::job::{self, Env, Job, Rejection};
 use crate::launch::{self, Order};
 use crate::outcome::{self, Disposition, Met, Outcome, Tries};
 use crate::output::Output;
-use crate::pool::Lease;
+use crate::pool::{Lease, LeaseError};
 use crate::redact::Secrets;
 use crate::replies::{Followed, Replies, StartFacts};
 use crate::trace::Trace;
@@ -233,11 +233,13 @@ impl<'a> Case<'a> {
         let lease = tokio::select! {
             biased;
             () = listed.cancel.cancelled() => return Report::only(Outcome::Cancelled),
-            lease = self.worker.pools.lease(self.pool, self.worker.config.lease_timeout) => lease,
             () = shutdown.drain.cancelled() => return Report::only(Outcome::NotBegun),
+            lease = self.worker.pools.lease(self.pool, self.worker.config.lease_timeout) => lease,
         };
         let lease = match lease {
             Ok(lease) => lease,
+            // It drains: this lease and the word of it were on their way at once.
+            Err(LeaseError::Closed) => return Report::only(Outcome::NotBegun),
             Err(error) => return Report::only(Outcome::no_container(&error)),
         };
         self.trace.step("lease", asked, Instant::now());

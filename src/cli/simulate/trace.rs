@@ -36,6 +36,7 @@ pub(super) fn read(text: &str, burst: f64, time: Option<Duration>) -> Result<Arr
     let rates: Option<Vec<(f64, f64)>> = rows.iter().map(|(at, rate)| Some((at - first, (*rate)?))).collect();
     match rates {
         Some(rates) => changing(rates, burst, time),
+        None if burst != 1.0 => Err("it lists each job, and --burst is about rates: leave it out".into()),
         None => {
             at_most(rows.len() as f64)?;
             let times = rows.into_iter().map(|(at, _)| at - first);
