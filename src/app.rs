@@ -67,7 +67,8 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     let sweeper = tokio::spawn(sweep::run(engine, sweep, sweep::interval(config.engine.timeout)));
     let broker =
         Arc::new(Amqp::new(&config.broker, name, config.pools.keys(), BrokerMetrics::new(&metrics))?);
-    let draining = metrics.gauge("draining", "1 from when the worker is told to stop: its jobs may go on, it takes no more.");
+    let draining = metrics
+        .gauge("draining", "1 from when the worker is told to stop: its jobs may go on, it takes no more.");
     let running = Running::new(config.worker.cancel_memory);
     let shutdown = Shutdown::default();
     let drain_timeout = config.worker.drain_timeout;

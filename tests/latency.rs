@@ -164,7 +164,8 @@ fn no_docker_call_between_delivery_and_start() {
             };
             assert!(early.iter().all(|line| of_others(line)), "{early:?}");
             let container = started["container"].as_str().unwrap();
-            let about: Vec<_> = requests.iter().filter(|r| r.line.contains(container)).map(|r| &r.line).collect();
+            let about: Vec<_> =
+                requests.iter().filter(|r| r.line.contains(container)).map(|r| &r.line).collect();
             assert!(about.iter().all(|line| line.starts_with("DELETE ")), "only its removal: {about:?}");
             before.push(container.to_owned());
         }

@@ -1,6 +1,6 @@
 //! Ctrl-C, where there is something to be put in order first.
 
-use std::io;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -8,25 +8,36 @@ use tokio_util::sync::CancellationToken;
 /// As a shell has it for a command that SIGINT ended.
 pub(super) const INTERRUPTED: u8 = 130;
 
-/// Cancelled by the first SIGINT or SIGTERM. The second ends the process at once, whatever it is doing.
-///
-/// # Errors
-/// If the system doesn't let signals be handled.
-pub(super) fn first() -> io::Result<CancellationToken> {
-    let (mut int, mut term) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let asked = CancellationToken::new();
-    let told = asked.clone();
-    tokio::spawn(async move {
-        for _ in 0..2 {
-            tokio::select! {
-                _ = int.recv() => {}
-                _ = term.recv() => {}
-            }
-            if told.is_cancelled() {
+/// How long what was left at the second signal may take to clean up after itself.
+const CLEANING: Duration = Duration::from_secs(1);
+
+/// Does `work`, whose token the first SIGINT or SIGTERM cancels: it is to cancel `what` and go on to the end. The second one
+/// drops it as it stands, with [`INTERRUPTED`], and ends the process if that isn't possible at once, whatever it is doing.
+pub(super) async fn interruptible<E>(
+    what: &str,
+    work: impl AsyncFnOnce(&CancellationToken) -> Result<u8, E>,
+) -> Result<u8, E> {
+    let (first, second) = (CancellationToken::new(), CancellationToken::new());
+    let signals = signal(SignalKind::interrupt()).and_then(|int| Ok((int, signal(SignalKind::terminate())?)));
+    match signals {
+        Err(error) => eprintln!("prewarm: Ctrl-C will not cancel {what}: {error}"),
+        Ok((mut int, mut term)) => {
+            let told = [first.clone(), second.clone()];
+            tokio::spawn(async move {
+                for told in told {
+                    tokio::select! {
+                        _ = int.recv() => {}
+                        _ = term.recv() => {}
+                    }
+                    told.cancel();
+                }
+                tokio::time::sleep(CLEANING).await;
                 std::process::exit(INTERRUPTED.into());
-            }
-            told.cancel();
+            });
         }
-    });
-    Ok(asked)
+    }
+    tokio::select! {
+        done = work(&first) => done,
+        () = second.cancelled() => Ok(INTERRUPTED),
+    }
 }

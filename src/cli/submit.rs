@@ -13,6 +13,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use super::artifacts::Saver;
+use super::interrupt::interruptible;
 use super::job::JobArgs;
 use super::{ConfigArgs, block_on, exit, fail};
 use crate::broker::client::Sender;
@@ -93,11 +94,12 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
     };
     let done = block_on(async {
         if args.follow {
-            follow::follow(&broker, &args, body, saver).await
+            let follow = async |asked: &_| follow::follow(&broker, &args, body, saver, asked).await;
+            interruptible("the job", follow).await
         } else if args.detach {
             detach::detach(&broker, &args, body).await
         } else {
-            many::many(&broker, &args, body).await
+            interruptible("the jobs", async |asked: &_| many::many(&broker, &args, body, asked).await).await
         }
     });
     match done {

@@ -63,11 +63,8 @@ async fn next(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStrea
             Ok((stream, _)) => return Some((stream, place)),
             Err(error) => {
                 // The caller's fault, not ours: the next one may be waiting.
-                let theirs = [
-                    ErrorKind::ConnectionRefused,
-                    ErrorKind::ConnectionAborted,
-                    ErrorKind::ConnectionReset,
-                ];
+                let theirs =
+                    [ErrorKind::ConnectionRefused, ErrorKind::ConnectionAborted, ErrorKind::ConnectionReset];
                 if !theirs.contains(&error.kind()) {
                     tracing::warn!(
                         "the HTTP port can't accept a connection, trying again in {ACCEPT_AGAIN:?}: {error}"
@@ -94,7 +91,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         // More than fits into the buffers of both ends.
-        let routes = Router::new().route("/", get(async || "yes")).route("/all", get(async || "x".repeat(64 << 20)));
+        let routes =
+            Router::new().route("/", get(async || "yes")).route("/all", get(async || "x".repeat(64 << 20)));
         tokio::spawn(serve(listener, routes, LIMITS, stop.clone()));
         address
     }

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::broker::{ARTIFACT, RESULT, data};
 use crate::support::docker;
-use crate::support::worker::{Site, Worker, run};
+use crate::support::worker::{Site, Worker, eventually, run, signal};
 use crate::{LIMIT, call, command};
 
 /// Artifacts of more than a few bytes come as events.
@@ -122,6 +124,34 @@ fn artifacts_go_where_it_is_said_and_nowhere_else() {
             "{err}"
         );
         assert_eq!(fs::read_dir(site.dir.join("elsewhere")).unwrap().count(), 0);
+        assert!(worker.stop().await.success());
+    });
+}
+
+#[test]
+fn a_second_ctrl_c_leaves_nothing_half_saved() {
+    run(async |site: &Site| {
+        let keys = "idle = 1\nconcurrency = 1\nartifacts = { size = \"1GiB\" }";
+        let worker = site.worker().pool("box", keys).ready().await;
+        let saved = site.dir.join("saved");
+        let args = ["submit", "box", "-f", "--artifact", "/big", "--artifacts-to", saved.to_str().unwrap()];
+        let job = ["--", "sh", "-c", "head -c 268435456 /dev/zero >/big"];
+        let mut command = command(&worker, &[&args[..], &job].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let names = || -> Vec<_> {
+            fs::read_dir(&saved).into_iter().flatten().flatten().map(|e| e.file_name()).collect()
+        };
+        eventually("some of it is there", async || (!names().is_empty()).then_some(())).await;
+        // Nothing more of it comes.
+        signal("STOP", worker.pid());
+        assert!(names().iter().all(|name| name.to_string_lossy().ends_with(".part")), "{:?}", names());
+        signal("INT", child.id());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        signal("INT", child.id());
+        let done = child.wait_with_output().unwrap();
+        assert_eq!(done.status.code(), Some(130), "{done:?}");
+        assert_eq!(names(), Vec::<std::ffi::OsString>::new());
+        signal("CONT", worker.pid());
         assert!(worker.stop().await.success());
     });
 }

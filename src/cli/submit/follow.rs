@@ -8,7 +8,6 @@ use super::{Args, Failed, cancel, new_id, properties};
 use crate::broker::BrokerError;
 use crate::broker::client::{Client, Replies, Sender};
 use crate::cli::artifacts::Saver;
-use crate::cli::interrupt;
 use crate::cli::reply::{data, final_code, json_line, parse, pass_through, remarks, write_out};
 use crate::config::BrokerConfig;
 use crate::contract::topology::{ARTIFACT, LOG, RESULT, STARTED};
@@ -18,18 +17,12 @@ pub(super) async fn follow(
     args: &Args,
     body: Bytes,
     saver: Option<Saver>,
+    asked: &CancellationToken,
 ) -> Result<u8, Failed> {
-    let asked = match interrupt::first() {
-        Ok(asked) => asked,
-        Err(error) => {
-            eprintln!("prewarm: Ctrl-C will not cancel the job: {error}");
-            CancellationToken::new()
-        }
-    };
     let (sender, mut replies) = Client::connect(broker, "prewarm submit").await?.split();
     let id = args.id.clone().unwrap_or_else(new_id);
     sender.submit_as(&args.job.pool, &properties(&sender, args, &id), &body).await?;
-    let code = until_result(&sender, &mut replies, &id, args.json, saver, &asked).await;
+    let code = until_result(&sender, &mut replies, &id, args.json, saver, asked).await;
     let code = code.map_err(|error| Failed { id: Some(id), error })?;
     sender.close().await;
     Ok(code)

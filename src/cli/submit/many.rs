@@ -12,8 +12,8 @@ use super::{Args, Failed, cancel, new_id, properties};
 use crate::broker::BrokerError;
 use crate::broker::client::{Client, Sender};
 use crate::cli::bench::progress::Progress;
+use crate::cli::exit;
 use crate::cli::reply::{json_line, parse, write_out};
-use crate::cli::{exit, interrupt};
 use crate::config::BrokerConfig;
 use crate::contract::topology::{RESULT, STARTED};
 
@@ -27,14 +27,12 @@ struct Open {
     startup: Option<f64>,
 }
 
-pub(super) async fn many(broker: &BrokerConfig, args: &Args, body: Bytes) -> Result<u8, Failed> {
-    let asked = match interrupt::first() {
-        Ok(asked) => asked,
-        Err(error) => {
-            eprintln!("prewarm: Ctrl-C will not cancel the jobs: {error}");
-            CancellationToken::new()
-        }
-    };
+pub(super) async fn many(
+    broker: &BrokerConfig,
+    args: &Args,
+    body: Bytes,
+    asked: &CancellationToken,
+) -> Result<u8, Failed> {
     let (sender, mut replies) = Client::connect(broker, "prewarm submit").await?.split();
     let progress = Progress::new();
     let begun = Instant::now();
@@ -42,7 +40,7 @@ pub(super) async fn many(broker: &BrokerConfig, args: &Args, body: Bytes) -> Res
     let room = Semaphore::new(IN_FLIGHT);
     // Each is entered before it is published: its replies may be here before the broker's confirmation is.
     let (enter, mut entered) = mpsc::channel(1);
-    let publishing = publish(&sender, args, &body, &room, &asked, enter);
+    let publishing = publish(&sender, args, &body, &room, asked, enter);
     tokio::pin!(publishing);
     let (mut open, mut published, mut cancelled) = (HashMap::new(), false, false);
     while !(published && open.is_empty()) {
