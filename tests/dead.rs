@@ -20,7 +20,7 @@ use prewarm::broker::amqp::{Amqp, BrokerMetrics};
 use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use serde_json::{Value, json};
-use support::broker::{self, Job, LOG, RESULT, STARTED};
+use support::broker::{self, Job, LOG, RESULT, STARTED, rabbitmqctl};
 use support::docker::{Done, docker_ok};
 use support::worker::{DEADLINE, Site, eventually, prewarm, run, signal};
 
@@ -547,15 +547,6 @@ impl Drop for Remove {
     fn drop(&mut self) {
         rabbitmqctl(&["delete_user", &self.0]);
     }
-}
-
-fn rabbitmqctl(args: &[&str]) {
-    let command = std::env::var("PREWARM_TEST_RABBITMQCTL")
-        .expect("run deploy/test.sh, or set PREWARM_TEST_RABBITMQCTL to the broker's rabbitmqctl");
-    // A command line, so it may be several words.
-    let line = format!("{command} -q \"$@\"");
-    let done = Command::new("sh").args(["-c", &line, "sh"]).args(args).stdin(Stdio::null()).output().unwrap();
-    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 /// A job whose containers are lost waits the configured delays, and no others, and is then given up.

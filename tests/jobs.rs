@@ -681,17 +681,19 @@ fn sigterm_drains() {
             .worker()
             .env("DOCKER_HOST", &proxy.host)
             .pool("box", "idle = 1\nconcurrency = 2")
+            .pool("other", "idle = 2")
             .full()
             .await;
         let running = site.broker.submit("box", Job::shell("echo up; sleep 3; echo done")).await;
         site.broker.printed(&running, "up").await;
-        worker.until_one(async |p| p["idle"] == 1 && p["starting"] == 0).await;
+        worker.until_full().await;
         // The last container is used up, and no further one can be had: the next job waits in its seat.
         proxy.hold();
         site.broker.run("box", Job::shell("true")).await.succeeded();
         let queue = site.broker.pool_queue("box");
         let waiting = site.broker.submit("box", Job::shell("echo at last")).await;
-        worker.until_one(async |p| p["waiting"] == 1).await;
+        eventually("it waits", async || (worker.pool("box").await["waiting"] == 1).then_some(())).await;
+        assert_eq!(worker.metrics().await.get("prewarm_draining", &[]), 0.0);
         assert_eq!(site.broker.ready(&queue).await, 0);
 
         signal("TERM", worker.pid());
@@ -700,8 +702,16 @@ fn sigterm_drains() {
         })
         .await;
         if let Some((code, body)) = worker.get("/readyz").await {
-            assert!(code == 503 && body.contains("draining"), "{code} {body}");
+            assert!(code == 503 && body == "draining\n", "{code} {body}");
         }
+        // Nobody leases the idle ones any more: they make room for whoever comes instead.
+        eventually("idle ones go at once", async || {
+            let metrics = worker.metrics().await;
+            let idle = metrics.get("prewarm_pool_containers", &[("pool", "other"), ("state", "idle")]);
+            let able = metrics.get("prewarm_pool_able", &[("pool", "other")]);
+            (idle + able == 0.0 && metrics.get("prewarm_draining", &[]) == 1.0).then_some(())
+        })
+        .await;
         site.broker.finished(&running).await.succeeded();
         proxy.release();
         let mut worker = worker;

@@ -71,6 +71,14 @@ impl Workers {
             Workers::Scaled(autoscaler) => autoscaler.min,
         }
     }
+
+    /// As many as there may be, but for those that drain.
+    pub fn most(&self) -> usize {
+        match self {
+            Workers::Fixed(n) => *n,
+            Workers::Scaled(autoscaler) => autoscaler.max,
+        }
+    }
 }
 
 /// How long things take.

@@ -15,6 +15,7 @@ use crate::setup::{
     DEADLINE, Needs, Setup, close, confirmed, eventually, message, next, probe, run, send, until_connected,
     until_disconnected,
 };
+use crate::support::broker::rabbitmqctl;
 
 #[test]
 fn after_a_cut_deliveries_come_again_and_old_receipts_are_stale() {
@@ -337,14 +338,10 @@ fn without_its_queue_a_worker_is_not_ready() {
 
 #[test]
 fn a_memory_alarm_stops_publishing_but_not_acknowledging_and_doubles_nothing() {
-    let rabbitmqctl = std::env::var("PREWARM_TEST_RABBITMQCTL").expect(
-        "run deploy/test.sh, which starts a broker, or set PREWARM_TEST_RABBITMQCTL to its rabbitmqctl",
-    );
     run(Needs::WholeBroker, async |setup: &Setup| {
         let watermark = async |value: &'static str| {
-            let command = format!("{rabbitmqctl} set_vm_memory_high_watermark {value}");
-            let ctl = move || std::process::Command::new("sh").args(["-c", &command]).status();
-            assert!(tokio::task::spawn_blocking(ctl).await.unwrap().unwrap().success());
+            let ctl = move || rabbitmqctl(&["set_vm_memory_high_watermark", value]);
+            tokio::task::spawn_blocking(ctl).await.unwrap();
         };
         let config = BrokerConfig { timeout: Duration::from_millis(500), ..setup.config.clone() };
         let broker = setup.broker_with(&config).await;

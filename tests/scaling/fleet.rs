@@ -1,7 +1,6 @@
 //! 1, 2, 4 workers, each on an engine of its own; then two of them go under load.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,8 +9,8 @@ use serde_json::json;
 
 use crate::alone;
 use crate::simulated::{Figures, Measured, Sent, Warmups};
-use crate::support::broker::{Job, RESULT, Reply, STARTED};
-use crate::support::docker::{BUSYBOX, variable};
+use crate::support::broker::{Job, RESULT, Reply, STARTED, rabbitmqctl};
+use crate::support::docker::BUSYBOX;
 use crate::support::own_engine::OwnEngine;
 use crate::support::worker::{Site, Worker, eventually, run, signal};
 
@@ -154,19 +153,7 @@ fn four_workers_run_four_times_as_much_as_simulated_and_two_may_go() {
 
 /// What RabbitMQ lists is what `prewarm simulate` names.
 async fn connections_are_as_counted(workers: &[Worker]) {
-    let ctl = variable("PREWARM_TEST_RABBITMQCTL");
-    let mut words = ctl.split_whitespace();
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words).args([
-        "-q",
-        "list_connections",
-        "client_properties",
-        "channels",
-        "--no-table-headers",
-    ]);
-    let done = command.output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    let listed = String::from_utf8_lossy(&done.stdout).into_owned();
+    let listed = rabbitmqctl(&["list_connections", "client_properties", "channels", "--no-table-headers"]);
     let of_ours = |line: &&str| workers.iter().any(|w| line.contains(&format!("prewarm {} (", w.name)));
     let channels: Vec<usize> = listed
         .lines()

@@ -2,6 +2,7 @@
 //! and looks into the worker's queues. It knows the contract by its text (DESIGN section 7), not by our types.
 
 use std::collections::HashMap;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -16,6 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::docker::variable;
 use super::schema;
 use super::worker::DEADLINE;
 
@@ -29,6 +31,16 @@ pub const DIRECT: &str = "amq.rabbitmq.reply-to";
 pub fn url() -> String {
     std::env::var("PREWARM_BROKER_URL")
         .unwrap_or_else(|_| panic!("run deploy/test.sh, which starts a broker, or set PREWARM_BROKER_URL"))
+}
+
+/// Has the tests' broker administered; gives what that prints.
+pub fn rabbitmqctl(args: &[&str]) -> String {
+    let command = variable("PREWARM_TEST_RABBITMQCTL");
+    // A command line, so it may be several words.
+    let line = format!("{command} -q \"$@\"");
+    let done = Command::new("sh").args(["-c", &line, "sh"]).args(args).stdin(Stdio::null()).output().unwrap();
+    assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// A job message as it is published.

@@ -145,5 +145,7 @@ mod tests {
             let said = read(text, 1.0, None).err().unwrap_or_default();
             assert!(said.contains(why), "{text:?}: {said}");
         }
+        assert!(read("0 5\n60 0", 2.0, None).is_ok());
+        assert!(read("0\n1", 2.0, None).err().unwrap_or_default().contains("--burst"), "each job is listed");
     }
 }
