@@ -159,7 +159,7 @@ impl Outcome {
     /// A job that got no container.
     pub fn no_container(error: &LeaseError) -> Outcome {
         match error {
-            // Nothing failed: the host is full, and others may have room. No attempt was made.
+            // Nothing failed: the worker drains, or the host is full and others may have room. No attempt was made.
             LeaseError::Closed | LeaseError::Timeout { cause: None, .. } => Outcome::NotBegun,
             LeaseError::Unknown(_) | LeaseError::Timeout { .. } => {
                 trouble(ErrorKind::NoContainer, error.to_string())

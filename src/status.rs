@@ -43,6 +43,8 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Whether it can take and run jobs.
     pub ready: bool,
+    /// Whether it was told to stop: its jobs go on, it takes no more.
+    pub draining: bool,
     /// Why not.
     pub not_ready_because: Vec<String>,
     /// Whether it has a connection to the broker.
@@ -67,6 +69,7 @@ impl View {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: self.started.elapsed().as_secs(),
             ready: found.is_empty(),
+            draining: self.drain.is_cancelled(),
             not_ready_because: found,
             broker_connected: *self.broker.borrow(),
             host: self.host,

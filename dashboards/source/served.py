@@ -1,8 +1,8 @@
 """Panels of what publishers notice: hits, start-up, jobs, queues. The overview and the pools' dashboard have them both."""
 
 from .grafana import (
-    BLUE, BROKER, GREEN, GREY, ORANGE, POOLS, RED, YELLOW, apart, heatmap, hit_rate, lines, quantiles, rate, share,
-    to_pool,
+    BLUE, BROKER, GREEN, GREY, ORANGE, POOLS, RED, WORKERS, YELLOW, apart, heatmap, hit_rate, lines, quantiles, rate,
+    share, to_pool,
 )
 
 START_UP = "prewarm_startup_seconds"
@@ -165,11 +165,14 @@ def retired():
 def able():
     return lines(
         "Pools that can serve", "percentunit",
-        """The share of workers on which the pool can serve. Less than 100 %: on some worker its breaker is open, since
+        """The share of workers on which the pool can serve, but for those that drain. Less than 100 %: on some worker its breaker is open, since
         containers can't be made there (image missing or broken, engine away, disk full) and none is idle. That worker
         takes no jobs of the pool, so others get them, and tries again with growing delays by itself. At 0 nobody can,
         and jobs wait in the queue. `/readyz` and `/status` of the worker say why.""",
-        [(f"avg by (pool) (prewarm_pool_able{{{POOLS}}})", "{{pool}}")], max=1, links=to_pool(),
+        [(
+            f"avg by (pool) (prewarm_pool_able{{{POOLS}}} unless on (job, instance) prewarm_draining{{{WORKERS}}} == 1)",
+            "{{pool}}",
+        )], max=1, links=to_pool(),
     )
 
 

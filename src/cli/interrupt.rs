@@ -12,7 +12,8 @@ pub(super) const INTERRUPTED: u8 = 130;
 const CLEANING: Duration = Duration::from_secs(1);
 
 /// Does `work`, whose token the first SIGINT or SIGTERM cancels: it is to cancel `what` and go on to the end. The second one
-/// drops it as it stands, with [`INTERRUPTED`], and ends the process if that isn't possible at once, whatever it is doing.
+/// drops it as it stands and ends the process with [`INTERRUPTED`]; without the drop if that isn't possible within a second,
+/// whatever it is doing.
 pub(super) async fn interruptible<E>(
     what: &str,
     work: impl AsyncFnOnce(&CancellationToken) -> Result<u8, E>,
@@ -36,8 +37,10 @@ pub(super) async fn interruptible<E>(
             });
         }
     }
-    tokio::select! {
-        done = work(&first) => done,
-        () = second.cancelled() => Ok(INTERRUPTED),
-    }
+    let done = tokio::select! {
+        done = work(&first) => Some(done),
+        () = second.cancelled() => None,
+    };
+    // The runtime isn't waited for: it may have a look-up of a name in hand, which nothing interrupts.
+    done.unwrap_or_else(|| std::process::exit(INTERRUPTED.into()))
 }

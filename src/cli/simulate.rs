@@ -22,7 +22,7 @@ use crate::pool::planner::Host;
 /// More would take minutes, and tell no more.
 const MOST_JOBS: f64 = 50e6;
 
-/// Likewise: each worker computes its target every half second, whether jobs come or not.
+/// Likewise.
 const MOST_WORKER_HOURS: f64 = 10_000.0;
 
 #[derive(clap::Args)]
@@ -189,29 +189,28 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
         Ok(arrivals) => arrivals,
         Err(why) => return fail(exit::FAILURE, why),
     };
-    let workers = args.scale.workers(pool.concurrency);
-    let hours = workers.most() as f64 * (arrivals.end() + args.run_time.as_secs_f64()) / 3600.0;
-    if hours > MOST_WORKER_HOURS {
-        let why = format!(
-            "{} workers for so long are {hours:.0} hours, more than are simulated: {MOST_WORKER_HOURS:.0} at most; take less time \
-             or fewer workers",
-            workers.most()
-        );
-        return fail(exit::FAILURE, why);
-    }
     let setup = Setup {
-        workers,
+        workers: args.scale.workers(pool.concurrency),
         pace: Pace::new(
             times(args.worker.warm_time, args.worker.warm_spread),
             times(args.run_time, args.run_spread),
         ),
         drain_timeout: args.scale.drain_timeout,
+        worker_hours: MOST_WORKER_HOURS,
         skip: args.skip.as_secs_f64(),
         seed: args.seed,
         pool,
         host,
     };
-    let outcome = simulate(&setup, &arrivals);
+    let Some(outcome) = simulate(&setup, &arrivals) else {
+        return fail(
+            exit::FAILURE,
+            format!(
+                "the workers would need more than the {MOST_WORKER_HOURS:.0} hours together that are simulated; take less time or \
+                 fewer jobs"
+            ),
+        );
+    };
     if outcome.jobs == 0 {
         return fail(exit::FAILURE, "no job came in the time that counts");
     }

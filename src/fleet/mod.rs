@@ -48,6 +48,8 @@ pub struct Setup {
     pub pace: Pace,
     /// A worker that drains stops what still runs after so long; another runs it again.
     pub drain_timeout: Duration,
+    /// So many hours of all workers together are simulated at most: each computes its target twice a second, whether jobs come or not.
+    pub worker_hours: f64,
     /// What happens before this time, in seconds, isn't counted: pools learn.
     pub skip: f64,
     /// The same seed gives the same outcome.
@@ -69,14 +71,6 @@ impl Workers {
         match self {
             Workers::Fixed(n) => *n,
             Workers::Scaled(autoscaler) => autoscaler.min,
-        }
-    }
-
-    /// As many as there may be, but for those that drain.
-    pub fn most(&self) -> usize {
-        match self {
-            Workers::Fixed(n) => *n,
-            Workers::Scaled(autoscaler) => autoscaler.max,
         }
     }
 }

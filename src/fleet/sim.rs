@@ -63,8 +63,8 @@ impl Ord for Due {
     }
 }
 
-/// Runs it, until the last job has ended.
-pub fn simulate(setup: &Setup, arrivals: &Arrivals) -> Outcome {
+/// Runs it, until the last job has ended; none if that takes the workers more hours together than the setup allows.
+pub fn simulate(setup: &Setup, arrivals: &Arrivals) -> Option<Outcome> {
     Sim::new(setup, arrivals).run()
 }
 
@@ -88,6 +88,8 @@ struct Sim<'a> {
     queue: VecDeque<Job>,
     /// Whose seats are free, the longest first: the broker serves its consumers in turn.
     free: VecDeque<usize>,
+    /// Seconds of all workers together that are still allowed.
+    budget: f64,
     /// Containers of all workers.
     starting: usize,
     idle: usize,
@@ -125,6 +127,7 @@ impl<'a> Sim<'a> {
             control,
             queue: VecDeque::new(),
             free: VecDeque::new(),
+            budget: setup.worker_hours * 3600.0,
             starting: 0,
             idle: 0,
             leased: 0,
@@ -137,7 +140,7 @@ impl<'a> Sim<'a> {
         }
     }
 
-    fn run(mut self) -> Outcome {
+    fn run(mut self) -> Option<Outcome> {
         for _ in 0..self.setup.workers.first() {
             let worker = self.add();
             self.up(worker);
@@ -154,8 +157,8 @@ impl<'a> Sim<'a> {
         if self.control.is_some() {
             self.after(Duration::ZERO, Event::Look);
         }
-        while !self.over() && self.next() {}
-        self.out
+        while !self.over() && self.budget > 0.0 && self.next() {}
+        (self.budget > 0.0).then_some(self.out)
     }
 
     fn over(&self) -> bool {
@@ -180,8 +183,9 @@ impl<'a> Sim<'a> {
     }
 
     fn pass(&mut self, to: u64) {
+        let seconds = (to - self.now) as f64 / 1e9;
+        self.budget -= seconds * self.alive as f64;
         if self.published > 0 && self.counts() {
-            let seconds = (to - self.now) as f64 / 1e9;
             self.out.seconds += seconds;
             self.out.starting_seconds += seconds * self.starting as f64;
             self.out.idle_seconds += seconds * self.idle as f64;

@@ -21,9 +21,24 @@ fn fleet(workers: usize, concurrency: usize, idle: usize, warm: Times, run: Time
             ..Pace::new(warm, run)
         },
         drain_timeout: Duration::from_secs(3600),
+        worker_hours: 1e6,
         skip: 0.0,
         seed: 1,
     }
+}
+
+fn simulate(setup: &Setup, arrivals: &Arrivals) -> Outcome {
+    super::simulate(setup, arrivals).expect("it ends")
+}
+
+/// One worker has an hour's job at a time, and there are a hundred: it would take four days, and not only as long as jobs come.
+#[test]
+fn it_takes_no_more_of_the_workers_time_than_it_may() {
+    let long = Times::Constant(3600.0);
+    let setup = fleet(1, 1, 1, Times::Constant(0.2), long);
+    let all_at_once = Arrivals::Listed(vec![0.0; 100]);
+    assert_eq!(simulate(&setup, &all_at_once).finished, 100);
+    assert!(super::simulate(&Setup { worker_hours: 99.0, ..setup }, &all_at_once).is_none());
 }
 
 fn steady(rate: f64, time: f64) -> Arrivals {

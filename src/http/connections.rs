@@ -1,4 +1,5 @@
-//! Who is connected to the port: not too many at once, and nobody for long. Anybody who reaches it can connect.
+//! Who is connected to the port: not too many at once, and no connection for long. Who keeps on connecting can hold up others
+//! all the same: the port is for a network of one's own.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,12 +22,16 @@ const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Limits {
     /// At once; further ones wait in the system's queue.
     pub connections: usize,
+    /// From accepting one until it has said what it wants. Short: those who say nothing, of whom there may be many, are to be gone
+    /// before a probe gives up.
+    pub question: Duration,
     /// From accepting one until its answer is sent.
-    pub patience: Duration,
+    pub all: Duration,
 }
 
 /// A scrape, a probe and a browser each take milliseconds.
-pub(super) const LIMITS: Limits = Limits { connections: 256, patience: Duration::from_secs(30) };
+pub(super) const LIMITS: Limits =
+    Limits { connections: 256, question: Duration::from_secs(2), all: Duration::from_secs(30) };
 
 /// Answers requests until `stop`, then those that have begun.
 ///
@@ -35,14 +40,14 @@ pub(super) const LIMITS: Limits = Limits { connections: 256, patience: Duration:
 pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(limits.connections));
     let mut http = http1::Builder::new();
-    http.keep_alive(false);
+    http.keep_alive(false).timer(TokioTimer::new()).header_read_timeout(limits.question);
     let open = TaskTracker::new();
     while let Some(Some((stream, place))) = stop.run_until_cancelled(next(&listener, &room)).await {
         let connection =
             http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes.clone()));
         open.spawn(async move {
             let _place = place;
-            match tokio::time::timeout(limits.patience, connection).await {
+            match tokio::time::timeout(limits.all, connection).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!("a connection to the HTTP port ended early: {error}"),
                 Err(_) => tracing::debug!("a connection to the HTTP port took too long: closed"),
@@ -85,15 +90,15 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { connections: 2, patience: Duration::from_millis(300) };
+    const PATIENCE: Duration = Duration::from_secs(20);
 
-    async fn port(stop: &CancellationToken) -> std::net::SocketAddr {
+    async fn port(limits: Limits, stop: &CancellationToken) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         // More than fits into the buffers of both ends.
         let routes =
             Router::new().route("/", get(async || "yes")).route("/all", get(async || "x".repeat(64 << 20)));
-        tokio::spawn(serve(listener, routes, LIMITS, stop.clone()));
+        tokio::spawn(serve(listener, routes, limits, stop.clone()));
         address
     }
 
@@ -110,21 +115,40 @@ mod tests {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    #[tokio::test]
-    async fn who_says_nothing_or_takes_nothing_holds_up_others_for_a_while_only() {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    /// An honest one is answered when this one, which takes the only place, is given up; after `least`.
+    async fn holds_up(limits: Limits, what: &str, least: Duration) {
         let stop = CancellationToken::new();
-        let address = port(&stop).await;
+        let address = port(limits, &stop).await;
         let begun = Instant::now();
-        let silent = ask(address, "GET / HT").await;
-        let deaf = ask(address, "GET /all HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let honest = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let answer = tokio::time::timeout(Duration::from_secs(20), rest(honest)).await.unwrap();
+        let bad = ask(address, what).await;
+        let answer = tokio::time::timeout(PATIENCE, rest(ask(address, GET).await)).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nyes"), "{answer}");
         assert!(answer.contains("connection: close"), "{answer}");
-        assert!(begun.elapsed() >= LIMITS.patience, "{:?}", begun.elapsed());
-        assert!(!rest(silent).await.contains("200"));
-        assert!(rest(deaf).await.len() < 64 << 20);
+        assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+        let got = rest(bad).await;
+        assert!(got.len() < 64 << 20 && !got.ends_with("yes"));
         stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_is_gone_soon() {
+        let question = Duration::from_millis(200);
+        let limits = Limits { connections: 1, question, all: 2 * PATIENCE };
+        holds_up(limits, "", question).await;
+        holds_up(limits, "GET / HT", question).await;
+    }
+
+    #[tokio::test]
+    async fn who_takes_no_answer_is_given_up() {
+        let all = Duration::from_millis(300);
+        holds_up(
+            Limits { connections: 1, question: 2 * PATIENCE, all },
+            "GET /all HTTP/1.1\r\nHost: x\r\n\r\n",
+            all,
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -139,14 +163,14 @@ mod tests {
             stopped.cancelled().await;
             "at last"
         };
-        let limits = Limits { patience: Duration::from_secs(20), ..LIMITS };
+        let limits = Limits { connections: 1, question: PATIENCE, all: PATIENCE };
         let routes = Router::new().route("/", get(answer));
         let served = tokio::spawn(serve(listener, routes, limits, stop.clone()));
-        let request = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let request = ask(address, GET).await;
         asked.cancelled().await;
         stop.cancel();
         assert!(rest(request).await.ends_with("at last"));
-        tokio::time::timeout(Duration::from_secs(20), served).await.unwrap().unwrap();
+        tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap();
         assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
     }
 }

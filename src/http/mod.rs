@@ -45,7 +45,7 @@ pub async fn bind(listen: SocketAddr) -> std::io::Result<TcpListener> {
     })
 }
 
-/// Answers requests until `stop`; so many at once, and each in such a time, that nobody can hold up others for long.
+/// Answers requests until `stop`, within bounds for their number and time.
 pub async fn serve(listener: TcpListener, view: View, stop: CancellationToken) {
     if let Some(history) = view.page.clone() {
         let metrics = view.metrics.clone();

@@ -151,13 +151,18 @@ fn quantile(tally: &Tally, share: f64) -> String {
 
 fn pools(status: &Status, past: &Past) -> String {
     let none = Vec::new();
-    let one = |status: &PoolStatus| pool(status, past.get(status.pool.as_str()).unwrap_or(&none));
+    let one = |one: &PoolStatus| pool(one, status.draining, past.get(one.pool.as_str()).unwrap_or(&none));
     let all: String = status.pools.iter().map(one).collect();
     if all.is_empty() { r#"<p class="nothing">The pools are closed.</p>"#.into() } else { all }
 }
 
-fn pool(pool: &PoolStatus, columns: &[Tally]) -> String {
-    let (class, able) = if pool.able { ("good", "able") } else { ("bad", "not able: takes no jobs") };
+fn pool(pool: &PoolStatus, draining: bool, columns: &[Tally]) -> String {
+    let (class, able) = match pool.able {
+        _ if draining => ("", "draining: takes no more jobs"),
+        true => ("good", "able"),
+        false => ("bad", "not able: takes no jobs"),
+    };
+    let (why, sizing) = if draining { ("", String::new()) } else { (why(pool.sizing.reason), sizing(pool)) };
     let all: Tally = columns.iter().copied().sum();
     let failure = pool
         .last_failure
@@ -176,8 +181,8 @@ fn pool(pool: &PoolStatus, columns: &[Tally]) -> String {
         boxes = counts.map(|(state, count)| boxes(pool, state, count)).concat(),
         key = key(pool, &counts),
         target = pool.target,
-        why = why(pool.sizing.reason),
-        sizing = sizing(pool),
+        why = why,
+        sizing = sizing,
         hit_rate = hit_rate(&all),
         hits_of = hits_of(&all),
         leases = chart::leases(columns),

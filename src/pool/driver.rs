@@ -30,6 +30,9 @@ pub(crate) const REFILL_GRACE: Duration = Duration::from_millis(10);
 /// Containers that are removed at once. The engine does no more of them at a time, and needs some time for others' requests.
 const REMOVALS: usize = 8;
 
+/// Most time between two attempts to remove a container. Less than a worker waits at its end for the last removals.
+const REMOVE_EVERY: Duration = Duration::from_secs(5);
+
 /// How long what is being prepared is waited for when the pools are closed. Init is in its volume within a second; a pull may
 /// take long, and leaves nothing.
 const PREPARE_PATIENCE: Duration = Duration::from_secs(10);
@@ -330,7 +333,7 @@ impl Driver {
         let (engine, container) = (Arc::clone(&pool.recipe.engine), held.container.clone());
         let (commands, removals) = (self.commands.clone(), Arc::clone(&self.removals));
         tokio::spawn(async move {
-            let mut backoff = Backoff::default();
+            let mut backoff = Backoff::new(Duration::from_millis(100), REMOVE_EVERY);
             let mut said = false;
             loop {
                 let permit = removals.acquire().await;

@@ -270,8 +270,8 @@ impl Pools {
         }
     }
 
-    /// Follows whether a pool's containers can be started: `false` from a failure to the next success, and before
-    /// the first one.
+    /// Follows whether a pool's containers can be started: `false` from a failure to the next success, before
+    /// the first one, and while the pools are closed.
     ///
     /// # Errors
     /// [`LeaseError::Unknown`]

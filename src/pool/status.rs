@@ -17,7 +17,7 @@ pub struct PoolStatus {
     /// What that is, in the containers that are made now; none before the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_id: Option<String>,
-    /// Whether its containers can be started, as far as is known.
+    /// Whether its containers can be started, as far as is known; false while the worker drains.
     pub able: bool,
     /// Fewest idle containers.
     pub idle_min: usize,

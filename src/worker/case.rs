@@ -19,7 +19,7 @@ use crate::contract::job::{self, Env, Job, Rejection};
 use crate::launch::{self, Order};
 use crate::outcome::{self, Disposition, Met, Outcome, Tries};
 use crate::output::Output;
-use crate::pool::{Lease, LeaseError};
+use crate::pool::Lease;
 use crate::redact::Secrets;
 use crate::replies::{Followed, Replies, StartFacts};
 use crate::trace::Trace;
@@ -238,8 +238,6 @@ impl<'a> Case<'a> {
         };
         let lease = match lease {
             Ok(lease) => lease,
-            // It drains: this lease and the word of it were on their way at once.
-            Err(LeaseError::Closed) => return Report::only(Outcome::NotBegun),
             Err(error) => return Report::only(Outcome::no_container(&error)),
         };
         self.trace.step("lease", asked, Instant::now());

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -137,7 +136,9 @@ fn a_second_ctrl_c_leaves_nothing_half_saved() {
         let args = ["submit", "box", "-f", "--artifact", "/big", "--artifacts-to", saved.to_str().unwrap()];
         let job = ["--", "sh", "-c", "head -c 268435456 /dev/zero >/big"];
         let mut command = command(&worker, &[&args[..], &job].concat());
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = site.dir.join("stderr");
+        let mut child =
+            command.stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap()).spawn().unwrap();
         let names = || -> Vec<_> {
             fs::read_dir(&saved).into_iter().flatten().flatten().map(|e| e.file_name()).collect()
         };
@@ -146,10 +147,12 @@ fn a_second_ctrl_c_leaves_nothing_half_saved() {
         signal("STOP", worker.pid());
         assert!(names().iter().all(|name| name.to_string_lossy().ends_with(".part")), "{:?}", names());
         signal("INT", child.id());
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let told =
+            async || fs::read_to_string(&said).unwrap().contains("Ctrl-C again leaves it").then_some(());
+        eventually("the first one is heard of", told).await;
         signal("INT", child.id());
-        let done = child.wait_with_output().unwrap();
-        assert_eq!(done.status.code(), Some(130), "{done:?}");
+        let ended = eventually("it ends", async || child.try_wait().unwrap()).await;
+        assert_eq!(ended.code(), Some(130), "{}", fs::read_to_string(&said).unwrap());
         assert_eq!(names(), Vec::<std::ffi::OsString>::new());
         signal("CONT", worker.pid());
         assert!(worker.stop().await.success());

@@ -53,6 +53,7 @@ fn worker(pools: Vec<PoolStatus>) -> Status {
         version: "0.1.0",
         uptime_seconds: 3700,
         ready: true,
+        draining: false,
         not_ready_because: Vec::new(),
         broker_connected: true,
         host: Host { creators: 3, containers: None, memory: None },
@@ -187,6 +188,17 @@ fn a_broken_pool_says_why() {
         ],
     );
     assert!(html.contains(r#"<article class="pool bad" id="pool-broken""#));
+}
+
+#[test]
+fn a_pool_that_drains_is_no_broken_one() {
+    let mut pool = idle_pool("build");
+    pool.able = false;
+    let mut worker = worker(vec![pool]);
+    (worker.ready, worker.draining) = (false, true);
+    let html = render(&worker, &Past::new(), at(0));
+    assert!(seen(&html).contains("draining: takes no more jobs"), "{html}");
+    assert!(!html.contains("not able") && !html.contains(r#"class="pool bad""#));
 }
 
 #[test]

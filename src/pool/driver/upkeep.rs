@@ -57,7 +57,7 @@ impl Driver {
         let mut held = None;
         self.slots.failed(slot, || *held.insert(until()), now, &mut self.actions);
         pool.last_failure = Some(error);
-        if let Some(until) = held.filter(|_| self.drained.is_none()) {
+        if let Some(until) = held {
             // The image or the init volume may be what is missing.
             self.prepare(slot.pool, until.saturating_duration_since(now));
         }
@@ -66,6 +66,9 @@ impl Driver {
     /// Sees to it, after a moment, that the engine has what a pool's containers need. No creation is begun meanwhile: a
     /// pull may take long, and is not to keep creators from others.
     pub(super) fn prepare(&mut self, pool: PoolIndex, after: Duration) {
+        if self.drained.is_some() {
+            return;
+        }
         let managed = &mut self.pools[pool.0];
         managed.prepared = None;
         self.slots.unprepared(pool);
@@ -136,7 +139,7 @@ impl Driver {
 
     pub(super) fn image_is(&mut self, pool: PoolIndex, name: &str, image: String, now: Instant) {
         let managed = &mut self.pools[pool.0];
-        if managed.recipe.config.image != name {
+        if managed.recipe.config.image != name || self.drained.is_some() {
             return;
         }
         let Some(old) = managed.image.clone().filter(|old| *old != image) else { return };
