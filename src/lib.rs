@@ -30,7 +30,7 @@
 //! ```
 //!
 //! The pool never sees the broker; the broker never sees a container. What is pure is apart from what does
-//! I/O: [`pool::slots`], [`pool::planner`], [`output`], [`artifacts`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
+//! I/O: [`pool::slots`], [`pool::planner`] (which [`fleet`] runs in simulated time, for `prewarm simulate`), [`output`], [`artifacts`], [`redact`], [`outcome`], [`launch`], [`engine::convert`],
 //! [`contract`], and [`seccomp`], which says what the kernel lets a job call when a container serves many.
 
 #![forbid(unsafe_code)]

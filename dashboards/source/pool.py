@@ -33,7 +33,8 @@ def idle():
     return lines(
         "Idle against target", "short",
         """For each worker, idle containers and how many are wanted. The target moves with the rate of jobs between
-        `idle.min` and `idle.max`, up at once and down slowly. Idle at 0 for long means that every job is a miss. Idle
+        `idle.min` and `idle.max`, up at once and down slowly. Idle at 0 for long means that every job is a miss,
+        or that the worker drains (its target is 0 then). Idle
         above target is about to shrink. A target that stays at `idle.max` is a pool that wants more than it may have:
         raise it, or accept the misses.""",
         [

@@ -153,8 +153,8 @@ def retired():
     return lines(
         "Containers given up, by reason", "ops",
         """`used` served their jobs: the normal end. `shrunk` were more than wanted, `age` older than `idle.max_age`,
-        `rolled` of yesterday's image or configuration, `budget` made room for another pool, `drained` at the worker's
-        end: all of that is upkeep. `failed` never became ready: look at the worker's log and the image. `died` ended
+        `rolled` of yesterday's image or configuration, `budget` made room for another pool, `drained` when
+        the worker was told to stop: all of that is upkeep. `failed` never became ready: look at the worker's log and the image. `died` ended
         while idle: somebody or the kernel's OOM killer ended them. `doubt`: nobody knew what state they were in, which
         should be rare.""",
         [(rate("prewarm_containers_retired_total", "reason"), "{{reason}}")], stacked=True,
@@ -220,8 +220,9 @@ def dead_letters():
         """Messages that can't be processed: how many lie in the queue of dead letters (from RabbitMQ), and how many
         workers put there in each interval, by kind. `invalid_job` is the publisher's fault; `no_container`,
         `container_lost` and `worker_stopped` are ours, after the last retry; `delivery_limit` may have killed its
-        workers. The broker itself adds expired jobs. None goes away by itself: `prewarm dead ls`, then `replay` or
-        `purge`.""",
+        workers. The broker itself adds expired jobs and those at the delivery limit, unless `broker.expired` is
+        `answer`: they are in the depth, not among the kinds. None goes away by itself: `prewarm dead ls`, then
+        `replay` or `purge`.""",
         [
             (lying, "{{queue}}"),
             (f"sum by (kind) (increase(prewarm_dead_letters_total{{{POOLS}}}[$__rate_interval]))", "new: {{kind}}"),

@@ -115,7 +115,7 @@ def containers():
         "Containers by worker", "short",
         """How many containers each worker has, in all states, which is what counts against `engine.containers`, and how many
         of them are idle. At the budget, pools take room from each other (`budget` among the reasons in Containers given
-        up). Far fewer than on other workers: its engine can't make any, see Engine errors. Removing that never ends: the
+        up). Far fewer than on other workers: it drains (`prewarm_draining` is 1), or its engine can't make any, see Engine errors. Removing that never ends: the
         engine hangs.""",
         [
             (f"sum by (instance) (prewarm_pool_containers{{{POOLS}}})", "{{instance}} all"),

@@ -74,7 +74,7 @@ pub struct BrokerConfig {
     pub heartbeat: Duration,
     /// `timeout` of connecting and of every request: 1s to 10m; default 10s.
     pub timeout: Duration,
-    /// `delivery_limit` of the pools' queues: a message given out this often without being settled is
+    /// `delivery_limit` of the pools' queues: a message given out more often than this without being settled is
     /// dead-lettered. Default 20.
     pub delivery_limit: u32,
     /// `reply_patience`: how long a job's output waits for a broker that takes no messages, or a reply queue that is

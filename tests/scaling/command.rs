@@ -95,6 +95,7 @@ fn what_can_t_be_simulated_is_refused() {
         ("--rate 5 --warm-time 250 --workers 2", 2, "as 250ms"),
         ("--rate 5 --warm-time 250ms --max-workers 2 --down all", 2, "as 1/2m"),
         ("--rate 1e6 --time 1h --warm-time 250ms --workers 2", 1, "more than are simulated"),
+        ("--rate 1 --time 30d --warm-time 250ms --workers 100", 1, "fewer workers"),
         ("--rate 5 --warm-time 250ms --workers 2 --config x", 2, "--pool"),
         ("--trace /nonexistent --warm-time 250ms --workers 2", 1, "/nonexistent"),
         ("--rate 5 --time 1m --skip 2m --warm-time 250ms --workers 2", 1, "no job came"),
