@@ -202,9 +202,7 @@ pub fn main(config: &ConfigArgs, args: Args) -> ExitCode {
         pool,
         host,
     };
-    let least = setup.workers.first() as f64 * arrivals.end() / 3600.0;
-    let outcome = if least > MOST_WORKER_HOURS { None } else { simulate(&setup, &arrivals) };
-    let Some(outcome) = outcome else {
+    let Some(outcome) = simulate(&setup, &arrivals) else {
         let why = format!(
             "the workers would need more than the {MOST_WORKER_HOURS:.0} hours together that are simulated: take less time, fewer \
              workers or fewer jobs"

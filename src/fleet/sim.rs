@@ -65,7 +65,12 @@ impl Ord for Due {
 
 /// Runs it, until the last job has ended; none if that takes the workers more hours together than the setup allows.
 pub fn simulate(setup: &Setup, arrivals: &Arrivals) -> Option<Outcome> {
-    Sim::new(setup, arrivals).run()
+    // A fleet that doesn't change takes at least as long as jobs come: no need to try.
+    let least = match setup.workers {
+        Workers::Fixed(n) => n as f64 * arrivals.end() / 3600.0,
+        Workers::Scaled(_) => 0.0,
+    };
+    if least > setup.worker_hours { None } else { Sim::new(setup, arrivals).run() }
 }
 
 struct Sim<'a> {

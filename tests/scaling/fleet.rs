@@ -130,8 +130,8 @@ fn four_workers_run_four_times_as_much_as_simulated_and_two_may_go() {
             jobs += n;
             hits += n * measured.figures.hits;
             foretold += n * simulated.hits;
-            // There were seats enough, for all but those that came in a crowd.
-            assert!(measured.figures.wait_p50 < 0.1 && simulated.wait_p50 < 0.1);
+            // There were seats enough.
+            assert!(measured.figures.wait_p95 < 0.5 && simulated.wait_p95 < 0.5);
         }
         let (hits, foretold) = (hits / jobs, foretold / jobs);
         println!("{jobs} jobs at random: {:.1} % hits, {:.1} % simulated", 100.0 * hits, 100.0 * foretold);
