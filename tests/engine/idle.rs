@@ -13,11 +13,13 @@ const KEYS: &str = "idle = 3\nconcurrency = 2\nnetwork = \"host\"";
 
 #[test]
 fn removed_at_random() {
-    const REMOVED: usize = 12;
+    // Jobs lease some of them before the engine gets to removing them: more the slower it is. Half would be usual.
+    const DIED: f64 = 6.0;
+    const AT_MOST: usize = 60;
     run(async |site: &Site| {
         let worker = site.worker().pool("box", KEYS).full().await;
         let (jobs, ()) = flow(site, EVERY, async {
-            for _ in 0..REMOVED {
+            for _ in 0..AT_MOST {
                 tokio::time::sleep(Duration::from_millis(rand::rng().random_range(0..600))).await;
                 let victim = eventually("one is idle", async || {
                     let idle = in_state(&worker, "idle").await;
@@ -27,26 +29,30 @@ fn removed_at_random() {
                 // It may have served and gone in between.
                 let remove = move || docker(["rm", "-f", &victim]).output().unwrap();
                 tokio::task::spawn_blocking(remove).await.unwrap();
+                if retired(&worker, "died").await >= DIED {
+                    break;
+                }
             }
         })
         .await;
         all_succeeded(site, &jobs).await;
         nothing_leaked(&worker, || containers(&worker.name)).await;
-        // Some were leased in between.
         let died = retired(&worker, "died").await;
-        assert!(died >= (REMOVED / 2) as f64, "{died}");
+        assert!(died >= DIED, "{died} of {AT_MOST} died idle");
         assert!(worker.stop().await.success());
     });
 }
 
 #[test]
 fn all_paused() {
-    const ROUNDS: usize = 6;
+    // Jobs lease some before they are paused, and some have served when they are doubted.
+    const DOUBTED: f64 = 6.0;
+    const AT_MOST: usize = 24;
     run(async |site: &Site| {
         let worker = site.worker().pool("box", KEYS).full().await;
         let (jobs, paused) = flow(site, EVERY, async {
             let mut paused = 0;
-            for _ in 0..ROUNDS {
+            for _ in 0..AT_MOST {
                 worker.until_one(async |p| p["idle"] == 3).await;
                 for victim in in_state(&worker, "idle").await {
                     // It may have been leased in between, and be gone.
@@ -69,16 +75,18 @@ fn all_paused() {
                         paused += 1;
                     }
                 }
+                if retired(&worker, "doubt").await >= DOUBTED {
+                    break;
+                }
             }
             paused
         })
         .await;
         all_succeeded(site, &jobs).await;
         nothing_leaked(&worker, || containers(&worker.name)).await;
-        // Some had served and were on their way out.
         let doubt = retired(&worker, "doubt").await;
         println!("paused: {paused}, doubt: {doubt}");
-        assert!(doubt >= ROUNDS as f64, "{doubt}");
+        assert!(doubt >= DOUBTED, "{doubt} of {paused} paused");
         assert!(worker.stop().await.success());
     });
 }
