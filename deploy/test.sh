@@ -98,7 +98,7 @@ new_since() {
 nothing_left_behind() {
     local left pids
     # Containers are removed by the engine a moment after their worker ended.
-    within 10 nothing_new_since "$RUN_DIR/present-before" || true
+    within 60 nothing_new_since "$RUN_DIR/present-before" || true
     left=$(new_since "$RUN_DIR/present-before")
     pids=$(processes_with "PREWARM_TEST_WORK_OF=$RUN_DIR")
     [[ -z $pids ]] || left+=$'\n'$(ps_lines "$pids")

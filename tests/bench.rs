@@ -111,7 +111,7 @@ fn an_image_s_ways_are_compared_and_nothing_is_left() {
             "--seconds",
             "40",
             "--rate",
-            "4",
+            "10",
             "--json",
             "--plot",
             &plot,
@@ -136,7 +136,7 @@ fn an_image_s_ways_are_compared_and_nothing_is_left() {
         assert!(p50(&report, "namespace", "exit") < p50(&report, "exec", "exit"), "{report:#}");
         assert_eq!(of(&report["hits"], "namespace").len(), 1);
         let hits = of(&report["hits"], "container")[0];
-        assert!(hits["hit_rate"].as_f64() <= Some(1.0) && hits["rate"] == 4.0, "{hits}");
+        assert!(hits["hit_rate"].as_f64() <= Some(1.0) && hits["rate"] == 10.0, "{hits}");
         let ratios = of(&report["ratios"], "container");
         assert!(
             ratios.iter().any(|r| r["than"] == "run" && r["of"] == "exit" && r["times"].as_f64() > Some(1.0))
@@ -227,7 +227,7 @@ fn a_ctrl_c_at_any_time_leaves_nothing() {
         let marked = Marked::new();
         let name = marked.image.name();
         let usual =
-            [name, "--jobs", "2", "--at-once", "2", "--seconds", "12", "--rate", "3", "--", "echo", "x"];
+            [name, "--jobs", "2", "--at-once", "2", "--seconds", "12", "--rate", "30", "--", "echo", "x"];
         let endless = [name, "--ways", "run,container", "--", "sleep", "1000"];
         let cases: [(&[&str], &str); 5] = [
             (&usual, "setting up"),
@@ -268,7 +268,7 @@ fn jobs_by_the_broker_are_measured_to_their_results() {
             "--seconds",
             "15",
             "--rate",
-            "2",
+            "10",
             "--json",
             "--",
             "echo",

@@ -13,13 +13,19 @@ use prewarm::metrics::Metrics;
 use prewarm::pool::Owner;
 use prewarm::pool::sweep::Sweep;
 use serde_json::json;
-use support::broker::{Attempt, Job, RESULT, STARTED};
+use support::broker::{Attempt, Job, RESULT, Reply, STARTED};
 use support::docker::{BUSYBOX, Image, docker, docker_ok};
 use support::engine::{containers, running};
-use support::worker::{DEADLINE, Site, eventually, processes_with, run};
+use support::worker::{DEADLINE, Site, Worker, eventually, prewarm, processes_with, run};
 
-/// A worker killed with -9 leaves nothing running for longer than this.
-const GONE_WITHIN: Duration = Duration::from_secs(2);
+/// A worker killed with -9 leaves nothing running for longer than 2 s; or, where the engine is slow, than it needs to make
+/// some containers: it goes on with what it was asked, and has to see a dozen end.
+async fn gone_within(worker: &Worker) -> Duration {
+    let metrics = worker.metrics().await;
+    let of = |what| metrics.get(&format!("prewarm_warmup_seconds_{what}"), &[("pool", "box")]);
+    let warmup = Duration::from_secs_f64(of("sum") / of("count"));
+    Duration::from_secs(2).max(4 * warmup)
+}
 
 fn engine() -> Docker {
     let config = EngineConfig { timeout: DEADLINE, ..EngineConfig::default() };
@@ -44,9 +50,9 @@ async fn sweep(worker: &str) -> usize {
 
 /// When a container of a worker that was killed at `begun` was last seen running. Looks on past the time that is allowed:
 /// the engine carries out what it was asked before, so one may still come up.
-async fn last_seen_running(worker: &str, begun: Instant) -> Duration {
+async fn last_seen_running(worker: &str, begun: Instant, allowed: Duration) -> Duration {
     let mut last = Duration::ZERO;
-    while begun.elapsed() < GONE_WITHIN + Duration::from_millis(500) {
+    while begun.elapsed() < allowed + Duration::from_millis(500) {
         if !running(worker).is_empty() {
             last = begun.elapsed();
         }
@@ -68,7 +74,7 @@ fn nothing_runs_two_seconds_after_kill_9() {
             "echo precious >/data/file; trap '' TERM HUP INT; (setsid sh -c 'trap \"\" TERM; sleep {mark} & sleep {mark}' &); \
              sleep {mark} & echo up; sleep {mark}"
         );
-        let job = Job::new(json!({"args": ["sh", "-c", script], "timeout": "4s", "metadata": {"m": 1}}));
+        let job = Job::new(json!({"args": ["sh", "-c", script], "timeout": "10m", "metadata": {"m": 1}}));
         let job = site.broker.submit("box", job).await;
         site.broker.printed(&job, "up").await;
         let first = site.broker.started(&job).await;
@@ -86,27 +92,34 @@ fn nothing_runs_two_seconds_after_kill_9() {
         worker.until_one(async |p| p["starting"].as_u64() > Some(0)).await;
         let at = worker.pool("box").await;
 
+        let allowed = gone_within(&worker).await;
+
         let begun = Instant::now();
         worker.kill();
-        let gone_after = last_seen_running(&worker.name, begun).await;
+        let gone_after = last_seen_running(&worker.name, begun, allowed).await;
         println!(
-            "kill -9 with {} idle, {} leased, {} starting: the last was seen running after {gone_after:?}",
+            "kill -9 with {} idle, {} leased, {} starting: the last was seen running after {gone_after:?} of {allowed:?}",
             at["idle"], at["leased"], at["starting"]
         );
-        assert!(gone_after < GONE_WITHIN, "{gone_after:?}");
+        assert!(gone_after < allowed, "{gone_after:?}");
         if local {
             assert_eq!(processes_with(&mark), [""; 0], "the job's processes are gone with it");
         }
 
         // The job is run again, and shows it.
         let second = site.worker().pool("box", &keys.replace("idle = 12", "idle = 1")).ready().await;
+        let is_again = |r: &Reply| r.kind == STARTED && r.body["attempt"] == 2;
+        site.broker.until(&job, |replies| replies.iter().any(is_again)).await;
+        let cancel =
+            prewarm().arg("--config").arg(&second.config).args(["cancel", &job.id]).output().unwrap();
+        assert!(cancel.status.success(), "{cancel:?}");
         let replies = site.broker.until(&job, |replies| replies.iter().any(|r| r.kind == RESULT)).await;
         let (one, two): (Vec<_>, Vec<_>) = replies.into_iter().partition(|r| r.body["attempt"] == 1);
         assert!(one.iter().all(|r| r.kind != RESULT));
         assert_eq!(two[0].kind, STARTED);
         let again = Attempt::check(&job, two);
         assert_eq!((&again.result["attempt"], &again.result["worker"]), (&json!(2), &json!(second.name)));
-        assert_eq!((again.status(), &again.result["metadata"]), ("timed_out", &json!({"m": 1})));
+        assert_eq!((again.status(), &again.result["metadata"]), ("cancelled", &json!({"m": 1})));
         let metrics = second.metrics().await;
         assert_eq!(metrics.get("prewarm_deliveries_total", &[("pool", "box"), ("redelivered", "true")]), 1.0);
         assert!(second.stop().await.success());
@@ -137,6 +150,9 @@ fn nothing_runs_two_seconds_after_kill_9() {
 #[test]
 fn killed_while_it_starts() {
     run(async |site: &Site| {
+        let whole = site.worker().pool("box", "idle = 4").full().await;
+        let allowed = gone_within(&whole).await;
+        assert!(whole.stop().await.success());
         // So many milliseconds after the first such request was answered. (Not earlier: a worker that is killed while
         // it fills the volume of init keeps others from starting for half a minute.)
         let moments =
@@ -151,14 +167,17 @@ fn killed_while_it_starts() {
             .await;
             tokio::time::sleep(Duration::from_millis(later)).await;
             worker.kill();
-            let last = last_seen_running(&worker.name, Instant::now()).await;
-            let left = containers(&worker.name);
+            let last = last_seen_running(&worker.name, Instant::now(), allowed).await;
+            let left = eventually("containers that ended are removed by the engine", async || {
+                let left = containers(&worker.name);
+                left.iter().all(|c| c.state == "created").then_some(left)
+            })
+            .await;
             println!(
                 "killed {later} ms after '{op}': last seen running after {last:?}; {} left as created",
                 left.len()
             );
-            assert!(last < GONE_WITHIN, "{last:?}");
-            assert!(left.iter().all(|c| c.state == "created"), "{left:?}");
+            assert!(last < allowed, "{last:?} of {allowed:?}");
             assert_eq!(sweep(&worker.name).await, left.len());
         }
     });

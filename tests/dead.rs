@@ -568,6 +568,8 @@ fn the_configured_delays_are_waited() {
             let replies = site.broker.until(&job, |replies| replies.iter().any(up)).await;
             waited.push(killed.elapsed());
             let started = replies.iter().find(|r| r.kind == STARTED && r.body["attempt"] == attempt).unwrap();
+            // Or the next attempt would wait for a container too.
+            worker.until_one(async |pool| pool["idle"] == 1).await;
             killed = Instant::now();
             docker_ok(["kill", started.body["container"].as_str().unwrap()]);
         }

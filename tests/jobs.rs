@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lapin::types::AMQPValue;
@@ -21,6 +22,16 @@ fn keys(of: &Value) -> BTreeSet<&str> {
 
 fn set<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     names.iter().copied().collect()
+}
+
+/// What a job does until the test makes the file `open` in its folder.
+const GATE: &str = "until [ -e /marks/open ]; do sleep 0.05; done";
+
+/// A folder of the host's that jobs see as `/marks`: a pool's key for it, and where it is.
+fn marks(site: &Site) -> (String, PathBuf) {
+    let dir = site.dir.join("marks");
+    std::fs::create_dir(&dir).unwrap();
+    (format!("mounts = [{{ source = {dir:?}, target = \"/marks\" }}]"), dir)
 }
 
 fn is_between(value: &Value, least: f64, most: f64) {
@@ -314,9 +325,9 @@ fn stdin_and_arguments() {
 fn a_timeout_is_the_stop_signal_then_a_grace_then_the_end() {
     run(async |site: &Site| {
         let image = Image::build(&format!("FROM {BUSYBOX}\nSTOPSIGNAL SIGUSR1\n"));
-        let keys = format!("image = \"{}\"\nidle = 3\nconcurrency = 3\nstop_grace = \"700ms\"", image.name());
+        let keys = format!("image = \"{}\"\nidle = 3\nconcurrency = 3\nstop_grace = \"5s\"", image.name());
         let worker = site.worker().pool("box", &keys).full().await;
-        let job = |script: &str| Job::new(json!({"args": ["sh", "-c", script], "timeout": "400ms"}));
+        let job = |script: &str| Job::new(json!({"args": ["sh", "-c", script], "timeout": "2s"}));
         let obeys =
             job("trap 'echo USR1; exit 3' USR1; trap 'echo TERM; exit 4' TERM; sleep 1000 & echo up; wait");
         let ignores = job("trap '' USR1 TERM; echo up; while :; do sleep 0.05; done");
@@ -330,13 +341,13 @@ fn a_timeout_is_the_stop_signal_then_a_grace_then_the_end() {
         assert_eq!(obeyed.result["exit_code"], 3, "it could still say how it ended: {:#}", obeyed.result);
         assert_eq!(obeyed.stdout, b"up\nUSR1\n", "the image's signal, not another");
         assert_eq!(obeyed.result["error"]["kind"], "timeout");
-        is_between(&obeyed.result["timings_ms"]["run"], 400.0, 1050.0);
+        is_between(&obeyed.result["timings_ms"]["run"], 2000.0, f64::INFINITY);
         let killed = site.broker.finished(&ignores).await;
         assert_eq!(killed.status(), "timed_out");
         assert_eq!(killed.result["signal"], 9, "{:#}", killed.result);
         assert_eq!(killed.result["oom_killed"], false);
-        assert!(killed.result["error"]["message"].as_str().unwrap().contains("400ms"), "{:#}", killed.result);
-        is_between(&killed.result["timings_ms"]["run"], 1100.0, 6000.0);
+        assert!(killed.result["error"]["message"].as_str().unwrap().contains("2s"), "{:#}", killed.result);
+        is_between(&killed.result["timings_ms"]["run"], 7000.0, f64::INFINITY);
         site.broker.finished(&in_time).await.succeeded();
         assert!(worker.stop().await.success());
         assert_eq!(
@@ -539,13 +550,14 @@ fn direct_reply_to_works() {
 #[test]
 fn no_secret_reaches_the_logs_or_the_engine() {
     run(async |site: &Site| {
+        let (mount, marks) = marks(site);
         // `trace` has all that `debug` has.
-        let worker =
-            site.worker().env("PREWARM_LOG", "trace").pool("box", "idle = 1\nconcurrency = 1").ready().await;
+        let setup = site.worker().env("PREWARM_LOG", "trace");
+        let worker = setup.pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
         let secret = format!("s3cret-{}", uuid::Uuid::now_v7().simple());
         let body = json!({
             "env": {"TOKEN": secret, "OTHER": format!("x{secret}")}, "secrets": ["TOKEN"], "stdin": secret,
-            "args": ["sh", "-c", "echo up; sleep 1; test \"$OTHER\" = \"x$TOKEN\" && cat", secret],
+            "args": ["sh", "-c", format!("echo up; {GATE}; test \"$OTHER\" = \"x$TOKEN\" && cat"), secret],
         });
         let job = site.broker.submit("box", Job::new(body).reply_to(&site.broker.reply_queue)).await;
         let started = site.broker.started(&job).await;
@@ -553,6 +565,7 @@ fn no_secret_reaches_the_logs_or_the_engine() {
         let container = started["container"].as_str().unwrap();
         let inspected = docker_ok(["inspect", container]);
         assert!(inspected.contains(container) && !inspected.contains(&secret), "{inspected}");
+        std::fs::write(marks.join("open"), "").unwrap();
         let attempt = site.broker.finished(&job).await.succeeded();
         assert_eq!(attempt.stdout, b"up\n***", "printed, it is masked");
         assert!(!format!("{:?}", attempt.replies).contains(&secret));
@@ -632,9 +645,12 @@ fn idle_containers_that_die_are_replaced_and_cost_no_job() {
 #[test]
 fn a_job_whose_container_is_lost_is_tried_again_and_shows_it() {
     run(async |site: &Site| {
-        let worker = site.worker().set("retries = 2").pool("box", "idle = 2").ready().await;
-        let job =
-            Job::new(json!({"args": ["sh", "-c", "echo up; sleep 2; echo done"], "metadata": {"k": 1}}));
+        let (mount, _) = marks(site);
+        let worker =
+            site.worker().set("retries = 2").pool("box", &format!("idle = 2\n{mount}")).ready().await;
+        // The first time it runs until it is killed.
+        let script = "mkdir /marks/first 2>/dev/null && echo up && sleep 1000; echo up; echo done";
+        let job = Job::new(json!({"args": ["sh", "-c", script], "metadata": {"k": 1}}));
         let job = site.broker.submit("box", job.header("traceparent", "00-1-2-01")).await;
         site.broker.printed(&job, "up").await;
         let first = site.broker.started(&job).await;
@@ -677,16 +693,17 @@ fn a_job_whose_container_is_lost_is_tried_again_and_shows_it() {
 fn sigterm_drains() {
     run(async |site: &Site| {
         let proxy = EngineProxy::new(&site.dir);
+        let (mount, marks) = marks(site);
         let worker = site
             .worker()
             .env("DOCKER_HOST", &proxy.host)
-            .pool("box", "idle = 1\nconcurrency = 2")
+            .pool("box", &format!("idle = 1\nconcurrency = 2\n{mount}"))
             .pool("other", "idle = 2")
             .full()
             .await;
-        let running = site.broker.submit("box", Job::shell("echo up; sleep 3; echo done")).await;
+        let running = site.broker.submit("box", Job::shell(&format!("echo up; {GATE}; echo done"))).await;
         site.broker.printed(&running, "up").await;
-        worker.until_full().await;
+        worker.until_one(async |pool| pool["idle"] == 1 && pool["starting"] == 0).await;
         // The last container is used up, and no further one can be had: the next job waits in its seat.
         proxy.hold();
         site.broker.run("box", Job::shell("true")).await.succeeded();
@@ -712,7 +729,9 @@ fn sigterm_drains() {
             (idle + able == 0.0 && metrics.get("prewarm_draining", &[]) == 1.0).then_some(())
         })
         .await;
-        site.broker.finished(&running).await.succeeded();
+        // What runs may finish.
+        std::fs::write(marks.join("open"), "").unwrap();
+        assert_eq!(site.broker.finished(&running).await.succeeded().stdout, b"up\ndone\n");
         proxy.release();
         let mut worker = worker;
         let status = worker.ended().await;

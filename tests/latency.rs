@@ -21,8 +21,8 @@ const ROUNDS: usize = 3;
 /// Milliseconds from START to the entrypoint executing, as the median of a round.
 const P50_MOST: f64 = 1.5;
 /// Where fork+exec alone takes a millisecond, no hit can do that. There it is at least so many times faster than `docker exec`, in
-/// the same run.
-const TIMES_EXEC_LEAST: f64 = 30.0;
+/// the same round: with one request to the engine on its way it could not be.
+const TIMES_EXEC_LEAST: f64 = 20.0;
 
 fn quantile(values: &[f64], q: f64) -> f64 {
     let mut sorted = values.to_vec();
@@ -90,35 +90,35 @@ fn a_hit_starts_in_a_millisecond() {
         // First as it is when jobs come as fast as containers can be replaced: the engine is busy on all cores.
         let an_idle_one = async || _ = worker.until_one(async |p| p["idle"].as_u64() > Some(0)).await;
         Hits::measure(site, HITS / 4, an_idle_one).await.show("while the engine refills");
-        // Then with nothing else going on.
-        let mut best = f64::INFINITY;
-        for round in 1..=ROUNDS {
-            let hits = Hits::measure(site, HITS, async || _ = worker.until_full().await).await;
-            best = best.min(hits.show(&format!("round {round}")));
-            if best <= P50_MOST {
-                break;
-            }
-        }
-        assert!(worker.stop().await.success());
-
-        // The same engine and image, by its own command line.
-        let runs: Vec<f64> = (0..10)
-            .map(|_| wall_time(&mut docker(["run", "--rm", "--network", "host", BUSYBOX, "true"])))
-            .collect();
+        // Then with nothing else going on. Beside it the same engine and image, by its own command line.
         let name = format!("{}-exec", site.name);
         docker_ok(["run", "-d", "--rm", "--network", "host", "--name", &name, BUSYBOX, "sleep", "1000"]);
-        let execs: Vec<f64> = (0..10).map(|_| wall_time(&mut docker(["exec", &name, "true"]))).collect();
+        let mut rounds = Vec::new();
+        let fast = loop {
+            let hits = Hits::measure(site, HITS, async || _ = worker.until_full().await).await;
+            let hit = hits.show(&format!("round {}", rounds.len() + 1));
+            let runs = ten(|| docker(["run", "--rm", "--network", "host", BUSYBOX, "true"]));
+            let execs = ten(|| docker(["exec", &name, "true"]));
+            println!("{}", show("docker run --rm true, wall time", &runs));
+            println!("{}", show("docker exec true, wall time", &execs));
+            let [run, exec] = [runs, execs].map(|times| quantile(&times, 0.5) / hit);
+            println!(
+                "a hit starts in {hit:.3} ms: {run:.0} times faster than `docker run`, {exec:.0} times than `docker exec`"
+            );
+            rounds.push((hit, exec));
+            let fast = hit <= P50_MOST || exec >= TIMES_EXEC_LEAST;
+            if fast || rounds.len() == ROUNDS {
+                break fast;
+            }
+        };
         docker_ok(["rm", "-f", &name]);
-        println!("{}", show("docker run --rm true, wall time", &runs));
-        println!("{}", show("docker exec true, wall time", &execs));
-        println!(
-            "a hit starts in {best:.3} ms: {:.0} times faster than `docker run`, {:.0} times than `docker exec`",
-            quantile(&runs, 0.5) / best,
-            quantile(&execs, 0.5) / best
-        );
-        let fast = best <= P50_MOST || quantile(&execs, 0.5) / best >= TIMES_EXEC_LEAST;
-        assert!(fast, "p50 {best:.3} ms in the best of {ROUNDS} rounds");
+        assert!(worker.stop().await.success());
+        assert!(fast, "p50 in ms, and how many times faster than exec: {rounds:?}");
     });
+}
+
+fn ten(command: impl Fn() -> Command) -> Vec<f64> {
+    (0..10).map(|_| wall_time(&mut command())).collect()
 }
 
 /// Nothing that is asked of the engine lies between a delivery and its START: with every new request held back,

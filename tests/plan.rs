@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -16,14 +15,14 @@ fn plan(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_prewarm")).arg("plan").args(args).output().unwrap()
 }
 
-/// With no more than 500 MB and 10 s.
-fn bounded(args: &[&str]) -> Output {
-    let script = r#"ulimit -v 500000; ulimit -t 10; exec "$0" plan "$@""#;
-    Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_prewarm")]).args(args).output().unwrap()
+/// With no more than 500 MB, and so many seconds of a CPU: other programs that run meanwhile take none of those.
+fn bounded(args: &[&str], seconds: u32) -> Output {
+    let script = format!(r#"ulimit -v 500000; ulimit -t {seconds}; exec "$0" plan "$@""#);
+    Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_prewarm")]).args(args).output().unwrap()
 }
 
 fn ends(args: &[&str], code: i32, words: &[&str]) {
-    ended(args, bounded(args), code, words);
+    ended(args, bounded(args, 10), code, words);
 }
 
 fn ended(args: &[&str], output: Output, code: i32, words: &[&str]) {
@@ -219,9 +218,7 @@ fn the_largest_loads_are_answered_soon() {
         &["--rate", "27.7", "--warm-time", "1h", "--creators", "1e6", "--burst", "1e4"],
         &["--rate", "1e-300", "--warm-time", "1ms", "--creators", "unlimited", "--burst", "1e4"],
     ] {
-        let begun = Instant::now();
-        ends(args, 0, &["99.9 %"]);
-        assert!(begun.elapsed() < Duration::from_secs(2), "{args:?}: {:?}", begun.elapsed());
+        ended(args, bounded(args, 5), 0, &["99.9 %"]);
     }
 }
 
@@ -342,7 +339,5 @@ fn pools_without_number_are_refused_or_answered_soon() {
     let pool = r#"{"pool": "p", "sizing": {"rate": 99999, "burst": 10000, "warm_seconds": 1, "warm_variation": 0,
         "creators": 100001, "hit_target": 0.99}}"#;
     let file = dir.file("status", &format!(r#"{{"pools": [{}]}}"#, vec![pool; 1000].join(",")));
-    let begun = Instant::now();
     ends(&["--from", &file], 1, &["more pools"]);
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }

@@ -20,7 +20,7 @@ use super::planner::Planner;
 use super::slots::{Action, PoolIndex, Reason, SlotId, Slots, State, WaiterId};
 use super::{Lease, warm};
 use crate::contract::event::LeaseKind;
-use crate::engine::{ContainerId, Stop};
+use crate::engine::{ContainerId, EngineError, Stop};
 use crate::retry::Backoff;
 
 /// How long a creation that nobody waits for holds back. It was caused by a lease, whose job is about to start in a
@@ -65,7 +65,8 @@ pub(super) struct Driver {
     /// When the pools are closed: until when what is being prepared is waited for.
     prepared_by: Option<Instant>,
     leftovers: Leftovers,
-    engine_is_away: bool,
+    /// What that was found by, while nobody answers where the engine was.
+    engine_is_away: Option<EngineError>,
     removals: Arc<Semaphore>,
     actions: Vec<Action>,
 }
@@ -88,7 +89,7 @@ impl Driver {
             drained: None,
             prepared_by: None,
             leftovers: Leftovers::None,
-            engine_is_away: false,
+            engine_is_away: None,
             removals: Arc::new(Semaphore::new(REMOVALS)),
             actions: Vec::new(),
         }
@@ -193,9 +194,9 @@ impl Driver {
                     Stop::Paused => self.slots.doubted(slot, now, out),
                 }
             }
-            Command::EngineIsAway => self.engine_is_away = true,
+            Command::EngineIsAway(error) => self.engine_is_away = Some(error),
             Command::EngineIsBack => {
-                self.engine_is_away = false;
+                self.engine_is_away = None;
                 self.slots.retry(now, out);
                 for index in 0..self.pools.len() {
                     self.pools[index].backoff.reset();

@@ -39,7 +39,7 @@ pub(super) async fn watch(pools: Pools) {
             backoff.reset();
         }
         if matches!(lost.fault, Fault::Unreachable { .. }) && !std::mem::replace(&mut away, true) {
-            let _ = pools.commands.send(Command::EngineIsAway);
+            let _ = pools.commands.send(Command::EngineIsAway(lost.clone()));
         }
         let delay = if away || lasted { backoff.next() } else { backoff.next().max(REFUSED_EVERY) };
         tracing::debug!("the engine's events were lost, listening again in {delay:?}: {lost}");

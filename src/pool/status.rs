@@ -42,7 +42,7 @@ pub struct PoolStatus {
     pub removing: usize,
     /// Jobs that wait for a container.
     pub waiting: usize,
-    /// What the last creation failed with, if none has succeeded since.
+    /// What the last creation failed with, if none has succeeded since; while the engine is away, how that shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<String>,
     /// Its containers, the oldest first; such as are just being created have no id yet.

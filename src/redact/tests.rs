@@ -135,15 +135,20 @@ fn very_long_secrets_and_very_many_take_bounded_memory() {
 /// Prints how fast it is; nothing depends on the figures but that near misses aren't far slower than anything else.
 #[test]
 fn a_megabyte_of_near_misses_takes_no_longer() {
+    // The best of some: others may have had the machine meanwhile.
     let rate = |name: &str, secrets: &Secrets, text: &[u8]| {
-        let begun = std::time::Instant::now();
-        let mut r = secrets.redactor();
-        let mut out = 0;
-        for piece in text.chunks(64 * 1024) {
-            out += r.feed(piece).len();
-        }
-        out += r.finish().len();
-        let rate = text.len() as f64 / begun.elapsed().as_secs_f64() / 1e6;
+        let once = |_| {
+            let begun = std::time::Instant::now();
+            let mut r = secrets.redactor();
+            let mut out = 0;
+            for piece in text.chunks(64 * 1024) {
+                out += r.feed(piece).len();
+            }
+            out += r.finish().len();
+            (begun.elapsed(), out)
+        };
+        let (took, out) = (0..5).map(once).min().unwrap();
+        let rate = text.len() as f64 / took.as_secs_f64() / 1e6;
         println!("{name}: {rate:.0} MB/s, {} of {} bytes left", out, text.len());
         rate
     };
@@ -173,5 +178,6 @@ fn a_megabyte_of_near_misses_takes_no_longer() {
         let near_coded = rate(&format!("{name}, near misses in base64"), secrets, &coded);
         assert!(near.min(near_coded) > plain / 20.0);
     }
-    assert!(rate("4000 times 'a', near misses", &same, &mostly) > 1.0);
+    let plain = rate("4000 times 'a', a log", &same, &log);
+    assert!(rate("4000 times 'a', near misses", &same, &mostly) > plain / 20.0);
 }

@@ -10,7 +10,9 @@ use prewarm::broker::client::Client;
 use prewarm::broker::{Broker, Routed, Settle};
 use prewarm::config::BrokerConfig;
 
-use crate::setup::{Needs, Setup, close, confirmed, message, next, run, until_connected, until_disconnected};
+use crate::setup::{
+    Needs, Setup, close, confirmed, cut_off, message, next, run, shared, until_connected, until_disconnected,
+};
 use crate::support::worker::{self, Site, eventually, prewarm};
 
 /// An address where nobody listens.
@@ -29,8 +31,7 @@ fn when_one_node_goes_the_next_is_taken() {
         let mut consumer = broker.consumer(&setup.pool);
         setup.publish_job("one").await;
         let one = next(&mut consumer).await;
-        drop(first);
-        until_disconnected(&broker).await;
+        cut_off(&broker, || drop(first)).await;
         until_connected(&broker).await;
         assert!(one.receipt.settle(Settle::Ack).await.is_err(), "it came by the first");
         let again = next(&mut consumer).await;
@@ -63,8 +64,7 @@ fn the_next_address_is_tried_at_once_and_the_last_good_one_first() {
             "{took:?}: all in one round, the silent one included"
         );
 
-        proxy.cut();
-        until_disconnected(&broker).await;
+        cut_off(&broker, || proxy.cut()).await;
         let begun = Instant::now();
         until_connected(&broker).await;
         assert!(begun.elapsed() < patience, "the silent one would have taken {patience:?}");
@@ -122,6 +122,7 @@ fn every_address_is_looked_at_and_named_without_its_password() {
 
 #[test]
 fn an_outage_names_all_addresses() {
+    let _shared = shared();
     worker::run(async |site: &Site| {
         let urls = [nobody(), nobody()];
         let shown = urls.clone().map(|url| url.replace("guest:s3cret@", ""));

@@ -12,8 +12,8 @@ use prewarm::contract::topology::RETRY_DELAYS;
 use tokio::time::timeout;
 
 use crate::setup::{
-    DEADLINE, Needs, Setup, close, confirmed, eventually, message, next, probe, run, send, until_connected,
-    until_disconnected,
+    DEADLINE, Needs, Setup, close, confirmed, cut_off, eventually, message, next, probe, run, send,
+    until_connected, until_disconnected,
 };
 use crate::support::broker::rabbitmqctl;
 
@@ -26,8 +26,7 @@ fn after_a_cut_deliveries_come_again_and_old_receipts_are_stale() {
         setup.publish_job("job").await;
         let before = next(&mut consumer).await;
         for _ in 0..3 {
-            proxy.cut();
-            until_disconnected(&broker).await;
+            cut_off(&broker, || proxy.cut()).await;
             let after = next(&mut consumer).await;
             assert!(after.redelivered);
             assert_eq!(after.body, Bytes::from("job"));
@@ -111,9 +110,10 @@ fn a_silent_peer_is_noticed_after_two_heartbeats() {
         proxy.freeze();
         let since = Instant::now();
         until_disconnected(&broker).await;
-        // lapin looks every half heartbeat, and the broker's last sign may be that old.
+        // lapin looks every half heartbeat, and the broker's last sign may be that old: three seconds at most, on a machine that
+        // isn't busy. With the heartbeat of ten seconds that is the default it would be ten at least.
         let took = since.elapsed();
-        assert!(took >= Duration::from_secs(1) && took < Duration::from_millis(3500), "{took:?}");
+        assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(8), "{took:?}");
         proxy.cut();
         proxy.thaw();
         setup.publish_job("another").await;
@@ -127,7 +127,8 @@ fn a_silent_peer_is_noticed_after_two_heartbeats() {
 fn a_frozen_broker_holds_at_most_the_window_and_gets_all_of_it_later() {
     run(Needs::OwnNames, async |setup: &Setup| {
         let (proxy, config) = setup.proxy().await;
-        let config = BrokerConfig { timeout: DEADLINE, ..config };
+        // Far longer than the freeze; and closing, which may take all of it, has to be over before the deadline.
+        let config = BrokerConfig { timeout: DEADLINE / 2, ..config };
         let broker = setup.broker_with(&config).await;
         let replies = setup.reply_queue(FieldTable::default()).await;
         let small = Bytes::from_static(b"small");
@@ -173,7 +174,14 @@ fn a_missing_confirm_is_not_waited_for_for_ever() {
         });
         assert_eq!(routed, Routed::Yes);
         assert_eq!(setup.take(&replies).await, "warm up");
-        assert_eq!(setup.take(&replies).await, "result");
+        // The first one's confirm may have been missing for too long as well.
+        let next = loop {
+            let body = setup.take(&replies).await;
+            if body != "warm up" {
+                break body;
+            }
+        };
+        assert_eq!(next, "result");
         close(&broker).await;
     });
 }
@@ -343,7 +351,8 @@ fn a_memory_alarm_stops_publishing_but_not_acknowledging_and_doubles_nothing() {
             let ctl = move || rabbitmqctl(&["set_vm_memory_high_watermark", value]);
             tokio::task::spawn_blocking(ctl).await.unwrap();
         };
-        let config = BrokerConfig { timeout: Duration::from_millis(500), ..setup.config.clone() };
+        // Within it the broker says that it blocks, and afterwards confirms, while `rabbitmqctl` uses all of a small machine.
+        let config = BrokerConfig { timeout: Duration::from_secs(2), ..setup.config.clone() };
         let broker = setup.broker_with(&config).await;
         let replies = setup.reply_queue(FieldTable::default()).await;
         let mut publisher = broker.publisher();
@@ -362,7 +371,7 @@ fn a_memory_alarm_stops_publishing_but_not_acknowledging_and_doubles_nothing() {
             until_disconnected(&broker).await;
             delivery.receipt.settle(Settle::Ack).await.unwrap();
             // Several times the timeout.
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            tokio::time::sleep(4 * config.timeout).await;
             watermark("0.4").await;
         });
         assert_eq!(routed, Routed::Yes);

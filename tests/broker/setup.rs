@@ -18,7 +18,7 @@ use prewarm::broker::{
 use prewarm::config::{BrokerConfig, Expired, TlsConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use prewarm::contract::topology::{Names, RETRY_DELAYS};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::time::timeout;
 
 use crate::proxy::Proxy;
@@ -28,6 +28,11 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Tests that disturb the whole broker hold this alone; all others share it.
 static QUIET: RwLock<()> = RwLock::const_new(());
+
+/// For a test that connects without [`run`], to be held for as long.
+pub fn shared() -> RwLockReadGuard<'static, ()> {
+    QUIET.blocking_read()
+}
 
 #[derive(Clone, Copy)]
 pub enum Needs {
@@ -230,6 +235,15 @@ pub async fn until_connected(broker: &Amqp) {
     timeout(DEADLINE, connected.wait_for(|connected| *connected)).await.expect("connected in time").unwrap();
 }
 
+/// Ends a broker's connections, and waits until that has been noticed; there may be new ones by then.
+pub async fn cut_off(broker: &Amqp, cut: impl FnOnce()) {
+    until_connected(broker).await;
+    let mut connected = broker.connected();
+    cut();
+    timeout(DEADLINE, connected.changed()).await.expect("disconnect noticed in time").unwrap();
+}
+
+/// Waits for a disconnect that lasts.
 pub async fn until_disconnected(broker: &Amqp) {
     let mut connected = broker.connected();
     timeout(DEADLINE, connected.wait_for(|connected| !connected))

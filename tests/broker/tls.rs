@@ -9,7 +9,7 @@ use prewarm::config::{BrokerConfig, TlsConfig};
 use prewarm::contract::PoolName;
 
 use crate::certificates::{Authority, Dates};
-use crate::setup::{config, probe};
+use crate::setup::{config, probe, shared};
 use crate::support::own_broker::OwnBroker;
 use crate::support::worker::{self, Site, prewarm};
 
@@ -47,12 +47,14 @@ fn run(test: impl Future<Output = ()>) {
 
 #[test]
 fn the_brokers_certificate_is_checked() {
+    let _shared = shared();
     let ours = Authority::new("ours");
     let mut broker = OwnBroker::prepare(None, |dir| ssl_options(dir, "ssl_options.verify = verify_none"));
-    let (dir, plain, port) = (broker.dir.clone(), broker.port, broker.tls_port);
+    let dir = broker.dir.clone();
     let ca = ours.write(&dir.join("ca.pem"));
     ours.issue(&dir, "server", "localhost", Dates::Valid);
     broker.up();
+    let (plain, port) = (broker.port, broker.tls_port);
     run(async {
         let trusting = TlsConfig { ca: Some(ca.clone()), ..TlsConfig::default() };
         let at = |host: &str, port: u16| format!("amqps://guest:guest@{host}:{port}/%2f");
@@ -96,6 +98,7 @@ fn the_brokers_certificate_is_checked() {
 
 #[test]
 fn a_job_goes_its_way_over_tls_with_a_client_certificate() {
+    let _shared = shared();
     let ours = Authority::new("ours");
     let clients = "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true";
     let mut broker = OwnBroker::prepare(None, |dir| ssl_options(dir, clients));

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::docker::{eventually, run, unique, wait};
+use crate::support::own_broker::free_ports;
 
 const KEEPER: &str = include_str!("nodes.sh");
 
@@ -218,18 +219,6 @@ fn root_of_four() -> (String, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lib/rabbitmq4.sh");
     let root = run(Command::new(&script).arg("root"), None, Duration::from_secs(600)).ok("rabbitmq4.sh root");
     (shown(&script).to_owned(), root.trim().to_owned())
-}
-
-/// So many ports in a row that nobody has: below those that the system gives out itself.
-fn free_ports(count: usize) -> Vec<u16> {
-    for _ in 0..100 {
-        let first = rand::random_range(27_000..32_000);
-        let ports: Vec<u16> = (first..).take(count).collect();
-        if ports.iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
-            return ports;
-        }
-    }
-    panic!("no {count} free ports in a row");
 }
 
 fn shown(path: &Path) -> &str {

@@ -46,6 +46,8 @@ pub struct Run<'a> {
     jobs: Cell<usize>,
     /// Whether jobs keep coming.
     flowing: Cell<bool>,
+    /// Whether one is on its way to the broker.
+    publishing: Cell<bool>,
     workers: RefCell<Vec<String>>,
     marks: PathBuf,
     _reader: Reader,
@@ -81,6 +83,7 @@ impl<'a> Run<'a> {
             rng: RefCell::new(StdRng::seed_from_u64(scale.seed)),
             jobs: Cell::new(0),
             flowing: Cell::new(true),
+            publishing: Cell::new(false),
             workers: RefCell::default(),
             marks,
             _reader: reader,
@@ -200,7 +203,9 @@ impl<'a> Run<'a> {
             while tail < TAIL || self.jobs.get() < self.scale.jobs {
                 if self.flowing.get() {
                     let job = special(self.jobs.get()).unwrap_or_else(|| self.job());
+                    self.publishing.set(true);
                     publisher.publish("box", &job).await;
+                    self.publishing.set(false);
                     tail += usize::from(over.get());
                 }
                 sleep(self.pace.get()).await;
@@ -214,9 +219,15 @@ impl<'a> Run<'a> {
         self.load(|_| None, fault).await
     }
 
-    /// No more jobs come until they flow again.
-    pub fn flow(&self, flowing: bool) {
-        self.flowing.set(flowing);
+    /// Lets no more jobs come, and waits until the broker has all that there are.
+    pub async fn pause(&self) {
+        self.flowing.set(false);
+        until("no job is being published", async || !self.publishing.get()).await;
+    }
+
+    /// Jobs come again.
+    pub fn resume(&self) {
+        self.flowing.set(true);
     }
 
     // ---- Moments ----------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 //! `prewarm logs`: looking on at a job from elsewhere.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
@@ -8,26 +10,44 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::broker::{Job, RESULT};
-use crate::support::worker::{Site, eventually, run};
+use crate::support::worker::{Site, Worker, eventually, run};
 use crate::{call, ended, start};
+
+/// Waits until the test opens the gate.
+const GATE: &str = "until [ -e /gate/open ]; do sleep 0.05; done";
+
+/// A folder of the host's that jobs see as `/gate`: a pool's key for it, and where it is.
+fn gate(site: &Site) -> (String, PathBuf) {
+    let dir = site.dir.join("gate");
+    fs::create_dir(&dir).unwrap();
+    (format!("mounts = [{{ source = {dir:?}, target = \"/gate\" }}]"), dir)
+}
+
+/// Waits until so many have come to look on at a job.
+async fn looked_at(worker: &Worker, job: &Job, by: usize) {
+    let tells = |line: &str| line.contains("somebody looks on") && line.contains(&job.id);
+    eventually("they look on", async || {
+        (worker.log().lines().filter(|line| tells(line)).count() == by).then_some(())
+    })
+    .await;
+}
 
 #[test]
 fn a_running_job_is_followed_from_its_beginning_to_its_end() {
     run(async |site: &Site| {
         let other = site.worker().pool("other", "idle = 1\nconcurrency = 1").ready().await;
-        let worker = site.worker().pool("box", "idle = 1\nconcurrency = 1").ready().await;
-        let script = "echo before; echo err >&2; read go; printf 'after\\377'; exit 9";
-        let marks = "until [ -e /tmp/go ]; do sleep 0.05; [ $((n=n+1)) -gt 60 ] && break; done";
-        let script = script.replace("read go", marks);
+        let (mount, gate) = gate(site);
+        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+        let script =
+            format!("echo before; echo err >&2; touch /gate/up; {GATE}; printf 'after\\377'; exit 9");
         // Without a reply queue too: nobody else hears of it.
         let job = Job::shell(&script);
         site.broker.publish("box", &job).await;
-        eventually("it runs", async || {
-            (worker.status().await["jobs"][0]["container"].is_string()).then_some(())
-        })
-        .await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let lookers: Vec<_> = (0..3).map(|_| start(&other, &["logs", &job.id])).collect();
+        eventually("it has begun", async || gate.join("up").exists().then_some(())).await;
+        let looker = || start(&other, &["logs", &job.id, "--wait", "10s"]);
+        let lookers = [looker(), looker(), looker()];
+        looked_at(&worker, &job, 3).await;
+        fs::write(gate.join("open"), "").unwrap();
         for looker in lookers {
             let output = looker.wait_with_output().unwrap();
             let err = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -45,7 +65,7 @@ fn a_running_job_is_followed_from_its_beginning_to_its_end() {
 fn what_no_worker_has_is_said() {
     run(async |site: &Site| {
         let worker = site.worker().pool("box", "idle = 1\nconcurrency = 1").ready().await;
-        let done = call(&worker, &["logs", "nobody's", "--wait", "500ms"]);
+        let done = call(&worker, &["logs", "nobody's", "--wait", "3s"]);
         let said = done.stderr.to_string();
         assert_eq!(done.code, Some(1), "{said}");
         assert!(said.contains("not in hand at any of 1 worker(s)"), "{said}");
@@ -58,20 +78,25 @@ fn what_no_worker_has_is_said() {
 #[test]
 fn a_cancelled_job_and_one_that_is_run_again_end_it_too() {
     run(async |site: &Site| {
-        let worker = site.worker().pool("box", "idle = 1\nconcurrency = 1").ready().await;
+        let (mount, gate) = gate(site);
+        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
         let job = site.broker.submit("box", Job::shell("echo up; sleep 60")).await;
         site.broker.printed(&job, "up").await;
-        let looker = start(&worker, &["logs", &job.id]);
-        eventually("looked at", async || worker.log().contains("somebody looks on").then_some(())).await;
+        let looker = start(&worker, &["logs", &job.id, "--wait", "10s"]);
+        looked_at(&worker, &job, 1).await;
         call(&worker, &["cancel", &job.id]).ok("cancel");
         let (code, out, err) = ended(looker);
         assert_eq!((code, out.as_str()), (Some(143), "up\n"), "{err}");
         assert!(err.contains("cancelled, signal 15"), "{err}");
 
-        let body = json!({"args": ["sh", "-c", "echo up; sleep 1; exit 1"], "retries": 1});
+        let script = format!("echo up; {GATE}; exit 1");
+        let body = json!({"args": ["sh", "-c", script], "retries": 1});
         let job = site.broker.submit("box", Job::new(body)).await;
         site.broker.printed(&job, "up").await;
-        let (code, out, err) = ended(start(&worker, &["logs", &job.id]));
+        let looker = start(&worker, &["logs", &job.id, "--wait", "10s"]);
+        looked_at(&worker, &job, 1).await;
+        fs::write(gate.join("open"), "").unwrap();
+        let (code, out, err) = ended(looker);
         assert!(code == Some(1) && out == "up\n" && err.contains("is run again"), "{code:?} {out} {err}");
         site.broker.until(&job, |replies| replies.iter().any(|r| r.kind == RESULT)).await;
         assert!(worker.stop().await.success());
@@ -82,12 +107,10 @@ fn a_cancelled_job_and_one_that_is_run_again_end_it_too() {
 #[test]
 fn onlookers_who_do_not_look_do_not_slow_the_job() {
     run(async |site: &Site| {
-        let worker = site
-            .worker()
-            .env("PREWARM_BROKER_REPLY_PATIENCE", "1s")
-            .pool("box", "idle = 1\nconcurrency = 1\nlogs_limit = 1000000000")
-            .ready()
-            .await;
+        let (mount, gate) = gate(site);
+        let setup = site.worker().env("PREWARM_BROKER_REPLY_PATIENCE", "1s");
+        let keys = format!("idle = 1\nconcurrency = 1\nlogs_limit = 1000000000\n{mount}");
+        let worker = setup.pool("box", &keys).ready().await;
         let queue = format!("{}-narrow", site.name);
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(1));
@@ -95,37 +118,45 @@ fn onlookers_who_do_not_look_do_not_slow_the_job() {
         let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
         site.broker.channel.queue_declare(queue.as_str().into(), options, arguments).await.unwrap();
 
-        let script = "until [ -e /tmp/x ]; do sleep 1; touch /tmp/x; done; dd if=/dev/zero bs=64k count=512 2>/dev/null; echo end >&2";
-        let job = Job::shell(script);
-        site.broker.publish("box", &job).await;
-        eventually("it runs", async || {
-            (worker.status().await["jobs"][0]["container"].is_string()).then_some(())
-        })
-        .await;
-        let gone = format!("{}-gone", site.name);
-        for to in [&queue, &queue, &gone] {
-            let properties = BasicProperties::default()
-                .with_type("prewarm.watch.v1".into())
-                .with_reply_to(to.as_str().into());
-            let body = json!({"job_id": job.id}).to_string();
-            let exchange = format!("{}.control", site.name);
-            let options = BasicPublishOptions::default();
-            let sent = site.broker.channel.basic_publish(
-                exchange.into(),
-                "".into(),
-                options,
-                body.as_bytes(),
-                properties,
+        let script = format!("{GATE}; dd if=/dev/zero bs=64k count=512 2>/dev/null; echo end >&2");
+        let timed = async |onlookers: &[&str]| {
+            let job = Job::shell(&script);
+            site.broker.publish("box", &job).await;
+            eventually("it runs", async || {
+                (worker.status().await["jobs"][0]["container"].is_string()).then_some(())
+            })
+            .await;
+            for to in onlookers {
+                watch(site, &job, to).await;
+            }
+            looked_at(&worker, &job, onlookers.len()).await;
+            let begun = Instant::now();
+            fs::write(gate.join("open"), "").unwrap();
+            let result = site.broker.take(&site.broker.results()).await.body;
+            let took = begun.elapsed();
+            assert_eq!(
+                (&result["status"], &result["stdout"]["total_bytes"]),
+                (&"succeeded".into(), &json!(32 << 20))
             );
-            sent.await.unwrap().await.unwrap();
-        }
-        let begun = Instant::now();
-        let result = site.broker.take(&site.broker.results()).await.body;
-        assert_eq!(
-            (&result["status"], &result["stdout"]["total_bytes"]),
-            (&"succeeded".into(), &json!(32 << 20))
-        );
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+            fs::remove_file(gate.join("open")).unwrap();
+            took
+        };
+        let alone = timed(&[]).await;
+        let watched = timed(&[&queue, &queue, &format!("{}-gone", site.name)]).await;
+        println!("{alone:?} without onlookers, {watched:?} with them");
+        assert!(watched < 3 * alone + Duration::from_secs(5), "{watched:?}, and {alone:?} without them");
         assert!(worker.stop().await.success());
     });
+}
+
+/// Has a job's output copied to this queue.
+async fn watch(site: &Site, job: &Job, queue: &str) {
+    let properties =
+        BasicProperties::default().with_type("prewarm.watch.v1".into()).with_reply_to(queue.into());
+    let body = json!({"job_id": job.id}).to_string();
+    let exchange = format!("{}.control", site.name);
+    let options = BasicPublishOptions::default();
+    let channel = &site.broker.channel;
+    let sent = channel.basic_publish(exchange.into(), "".into(), options, body.as_bytes(), properties);
+    sent.await.unwrap().await.unwrap();
 }

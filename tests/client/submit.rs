@@ -26,6 +26,9 @@ fn expected(i: usize) -> (Option<i32>, Vec<u8>, Vec<u8>) {
     (Some(i32::try_from(i % 256).unwrap()), out, yes(format!("err {i}\n"), i * 61))
 }
 
+/// The last of a hundred waits for as many containers.
+const ALL_OF_THEM: Duration = Duration::from_secs(300);
+
 #[test]
 fn a_hundred_at_once_give_the_bytes_and_exit_codes_of_docker_run() {
     run(async |site: &Site| {
@@ -40,7 +43,7 @@ fn a_hundred_at_once_give_the_bytes_and_exit_codes_of_docker_run() {
                 let number = i.to_string();
                 let args = ["submit", "box", "--follow", "--", "sh", "-c", SCRIPT, "sh", &number];
                 let mut command = command(&workers[i % 3], &args);
-                thread::spawn(move || docker::run(&mut command, None, LIMIT))
+                thread::spawn(move || docker::run(&mut command, None, ALL_OF_THEM))
             })
             .collect();
         for (i, follower) in (1..).zip(followers) {
@@ -100,17 +103,29 @@ fn ctrl_c_cancels_and_a_second_one_leaves() {
         let script = "trap '' TERM; echo up; sleep 60 & wait; sleep 60";
         let child = start(&worker, &["submit", "box", "--follow", "--", "sh", "-c", script]);
         let (child, _) = up(child);
-        for _ in 0..2 {
-            signal("INT", child.id());
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        assert_eq!(ended(child).0, Some(130));
+        let (code, err) = interrupted_twice(child);
+        assert_eq!(code, Some(130), "{err}");
         // It was cancelled all the same; without its grace this would take half a minute.
         let mut worker = worker;
         signal("TERM", worker.pid());
         signal("TERM", worker.pid());
         worker.ended().await;
     });
+}
+
+/// Interrupts a command, and again when it says that it heard of it: signals that wait are one. How it ended, and its stderr.
+fn interrupted_twice(mut child: Child) -> (Option<i32>, String) {
+    signal("INT", child.id());
+    let mut said = Vec::new();
+    while !said.ends_with(b"Ctrl-C again leaves it") {
+        let mut byte = [0];
+        let read = child.stderr.as_mut().unwrap().read_exact(&mut byte);
+        read.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&said)));
+        said.extend(byte);
+    }
+    signal("INT", child.id());
+    let (code, _, rest) = ended(child);
+    (code, String::from_utf8(said).unwrap() + &rest)
 }
 
 /// Waits until a job has printed `up`; gives what reads the rest of its stdout.
@@ -211,10 +226,7 @@ fn without_a_worker_a_job_waits_in_its_queue_with_its_priority() {
         let child = start(&worker, &["submit", "box", "--follow", "--priority", "7"]);
         let queue = site.broker.pool_queue("box");
         eventually("queued", async || (site.broker.ready(&queue).await == 1).then_some(())).await;
-        signal("INT", child.id());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        signal("INT", child.id());
-        let (code, _, err) = ended(child);
+        let (code, err) = interrupted_twice(child);
         assert!(code == Some(130) && err.contains("no worker is there to cancel the job"), "{code:?} {err}");
         assert_eq!(*site.broker.take(&queue).await.properties.priority(), Some(7));
     });

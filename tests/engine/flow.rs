@@ -1,6 +1,7 @@
 //! Jobs that keep coming while something happens to the engine.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::future::Future;
 use std::time::Duration;
 
@@ -12,8 +13,29 @@ use crate::support::docker::docker_ok;
 use crate::support::engine::Container;
 use crate::support::worker::{Site, Worker, eventually};
 
-/// Jobs come this often: less often than containers can be made, even on a machine that has other things to do.
-pub const EVERY: Duration = Duration::from_millis(500);
+/// A job that goes on until its container is gone, and then is quick: to be run with [`mark`]. Told to end by the engine, it
+/// doesn't listen.
+pub const TWO_LIVES: &str =
+    "trap '' TERM; [ -e /mark/been ] || { touch /mark/been; echo up; while :; do sleep 1; done; }";
+
+/// For a pool's keys: a folder of the host in which [`TWO_LIVES`] leaves word that it has lived.
+pub fn mark(site: &Site) -> String {
+    let dir = site.dir.join("mark");
+    fs::create_dir(&dir).unwrap();
+    format!("mounts = [{{ source = \"{}\", target = \"/mark\" }}]", dir.display())
+}
+
+/// How long a container has taken to be ready, in the mean.
+pub async fn warmup(worker: &Worker) -> Duration {
+    let metrics = worker.metrics().await;
+    let of = |what| metrics.get(&format!("prewarm_warmup_seconds_{what}"), &[("pool", "box")]);
+    Duration::from_secs_f64(of("sum") / of("count"))
+}
+
+/// Jobs are to come this often: less often than containers can be made, however slow the machine and whatever else it does.
+pub async fn pace(worker: &Worker) -> Duration {
+    Duration::from_millis(500).max(2 * warmup(worker).await)
+}
 
 /// Publishes a short job to the pool `box` every now and then while something else goes on; gives the jobs, and what that
 /// gave.

@@ -8,16 +8,15 @@ use prewarm::config::{EngineConfig, Pull};
 use prewarm::engine::docker::Docker;
 use prewarm::engine::{Engine, INSTANCE_LABEL};
 use prewarm::metrics::Metrics;
-use serde_json::json;
 
-use crate::flow::{EVERY, all_succeeded, docker_aside, flow, nothing_leaked};
+use crate::flow::{TWO_LIVES, all_succeeded, docker_aside, flow, mark, nothing_leaked, pace};
 use crate::support::broker::Job;
 use crate::support::docker::{BUSYBOX, docker_ok};
 use crate::support::engine::{Container, containers};
 use crate::support::worker::{Site, Worker, eventually, run};
 
 /// The sweep that a worker does when it starts. The next one would come two minutes later.
-const AT_ONCE: Duration = Duration::from_secs(15);
+const AT_ONCE: Duration = Duration::from_secs(100);
 
 const REASONS: [&str; 9] =
     ["used", "died", "failed", "doubt", "shrunk", "age", "rolled", "budget", "drained"];
@@ -47,7 +46,8 @@ fn a_worker_removes_what_it_left_and_nothing_of_another_one() {
     run(async |site: &Site| {
         let keys = "idle = 3\nconcurrency = 2\nnetwork = \"host\"";
         let other = site.worker().pool("other", keys).full().await;
-        let mut worker = site.worker().pool("box", keys).full().await;
+        let marked = format!("{keys}\n{}", mark(site));
+        let mut worker = site.worker().pool("box", &marked).full().await;
         let name = worker.name.clone();
         let (dead, alive) = (instance(site, &worker), instance(site, &other));
         // Of a worker on another host, whose presence nobody here can see.
@@ -65,9 +65,9 @@ fn a_worker_removes_what_it_left_and_nothing_of_another_one() {
         };
         let before = series().await;
 
-        let (jobs, (worker, long)) = flow(site, EVERY, async {
-            let job = Job::new(json!({"args": ["sh", "-c", "echo up; sleep 2; echo done"]}));
-            let long = site.broker.submit("box", job).await;
+        let every = pace(&worker).await;
+        let (jobs, (worker, long)) = flow(site, every, async {
+            let long = site.broker.submit("box", Job::shell(TWO_LIVES)).await;
             site.broker.printed(&long, "up").await;
             worker
                 .until_one(async |p| p["idle"].as_u64() >= Some(1) && p["starting"].as_u64() >= Some(1))
@@ -86,7 +86,7 @@ fn a_worker_removes_what_it_left_and_nothing_of_another_one() {
             assert_eq!(containers(&name).iter().filter(|c| is_there(c)).count(), left.len());
 
             let begun = Instant::now();
-            let worker = site.worker().named(&name).pool("box", keys).start().await;
+            let worker = site.worker().named(&name).pool("box", &marked).start().await;
             eventually("all that the dead one left is gone", async || {
                 let label = format!("label=prewarm.instance={dead}");
                 docker_aside(&["ps", "-aq", "--filter", &label]).await.is_empty().then_some(())
@@ -134,9 +134,10 @@ fn what_was_to_fill_the_volume_of_init_does_not_hold_its_own_worker_up() {
         })
         .await;
 
+        // Of another worker's it would wait 10 s for it to end.
         let begun = Instant::now();
         assert_eq!(engine.install_init(&image, &labels).await.unwrap(), volume);
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
         let label = format!("label={}", labelled[1]);
         assert_eq!(docker_aside(&["ps", "-aq", "--filter", &label]).await, "", "nothing is left");
     });

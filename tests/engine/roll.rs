@@ -5,14 +5,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::flow::{all_succeeded, docker_aside, flow, nothing_leaked, retired};
+use crate::flow::{all_succeeded, docker_aside, flow, nothing_leaked, retired, warmup};
 use crate::support::broker::Job;
 use crate::support::docker::{BUSYBOX, Image, docker_ok};
 use crate::support::engine::containers;
 use crate::support::worker::{Site, Worker, eventually, run, signal};
 
-/// So rarely that a pool can replace its containers besides, on a machine that has other things to do.
-const EVERY: Duration = Duration::from_secs(1);
+/// Jobs are to come so rarely that a pool can replace its containers besides. For as long as it looks at the image and init it
+/// makes none, and then several at once.
+async fn pace(worker: &Worker) -> Duration {
+    Duration::from_secs(1).max(3 * warmup(worker).await)
+}
 
 async fn until_served(worker: &Worker, more: f64) {
     let before = retired(worker, "used").await;
@@ -37,7 +40,7 @@ fn the_image_is_rolled_over() {
         let keys = format!("image = \"{}\"\nidle = 4\nconcurrency = 2\nnetwork = \"host\"", image.name());
         let worker =
             site.worker().section("\n[engine]\nimage_check = \"1s\"\n").pool("box", &keys).full().await;
-        let (jobs, late) = flow(site, EVERY, async {
+        let (jobs, late) = flow(site, pace(&worker).await, async {
             until_served(&worker, 2.0).await;
             docker_aside(&["tag", two.name(), image.name()]).await;
             worker.until_one(async |p| p["image_id"] == *new && p["stale"] == 0).await;
@@ -73,7 +76,7 @@ fn the_configuration_is_read_again() {
             let attempt = site.broker.run("box", Job::shell("echo $COLOUR")).await.succeeded();
             String::from_utf8(attempt.stdout).unwrap()
         };
-        let (jobs, ()) = flow(site, EVERY, async {
+        let (jobs, ()) = flow(site, pace(&worker).await, async {
             assert_eq!(colour().await, "red\n");
 
             // One key is right and new, the other wrong: neither is taken over.

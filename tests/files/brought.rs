@@ -163,7 +163,7 @@ fn a_job_that_is_cancelled_or_not_read_from_is_over_all_the_same() {
         let worker = both(site.worker(), "", "").ready().await;
         for kind in KINDS {
             let files =
-                json!({"files": {"/a": "x".repeat(1 << 20)}, "stdin": "y".repeat(1 << 20), "timeout": "1s"});
+                json!({"files": {"/a": "x".repeat(1 << 20)}, "stdin": "y".repeat(1 << 20), "timeout": "5s"});
             let attempt = run(site, kind, "wc -c < /a; exec sleep 100", files).await;
             assert_eq!((attempt.status(), text(&attempt.stdout)), ("timed_out", "1048576\n"), "{kind}");
             let closed = json!({"files": {"/a": "x"}, "stdin": "y".repeat(1 << 20)});

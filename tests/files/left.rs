@@ -153,6 +153,7 @@ fn a_file_that_becomes_a_link_is_a_file_or_missing() {
         let shared = site.dir.join("shared");
         std::fs::create_dir_all(shared.join("d")).unwrap();
         std::fs::write(shared.join("real"), "real").unwrap();
+        std::fs::write(shared.join("d/x"), "file").unwrap();
         let mount = format!("mounts = [{{ source = {shared:?}, target = \"/mnt\", shared = true }}]");
         let worker = both(site.worker(), "", &mount).ready().await;
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
@@ -189,7 +190,7 @@ fn a_job_that_was_stopped_leaves_artifacts_too_and_one_that_is_not_wanted_none()
     worker::run(async |site| {
         let worker = both(site.worker(), "", "idle = { min = 1, max = 1 }\nconcurrency = 1").ready().await;
         for kind in KINDS {
-            let late = json!({"artifacts": ["/x"], "timeout": "500ms"});
+            let late = json!({"artifacts": ["/x"], "timeout": "5s"});
             let attempt = run(site, kind, "echo part > /x; trap '' TERM; while :; do :; done", late).await;
             assert_eq!(
                 (attempt.status(), &attempt.artifact("/x")[..]),

@@ -1,6 +1,9 @@
 //! After a job that ends badly: nothing of it is left, or its container serves nobody else.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
+use tokio::net::unix::pipe::OpenOptions;
 
 use crate::support::broker::{Attempt, Job};
 use crate::support::docker::docker_ok;
@@ -157,14 +160,20 @@ fn what_is_no_program_costs_no_container() {
 #[test]
 fn a_container_that_somebody_changed_serves_nobody_else() {
     worker::run(async |site: &Site| {
-        let worker = site.worker().pool("box", &one_container("")).full().await;
+        // A pipe: to go through it leaves no trace in an inventory, as writing a file would.
+        let gate = site.dir.join("gate");
+        assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+        let mount =
+            format!("mounts = [{{ source = \"{}\", target = \"/gate\", read_only = true }}]", gate.display());
+        let worker = site.worker().pool("box", &one_container(&mount)).full().await;
         let ground = Ground { site, worker };
         let first = ground.inventory("box").await;
         let while_a_job_runs = async |command: &[&str], container: &Value| {
             ground.worker.until_full().await;
-            let job = site.broker.submit("box", Job::shell("echo here; sleep 2")).await;
+            let job = site.broker.submit("box", Job::shell("echo here; cat /gate")).await;
             site.broker.printed(&job, "here").await;
             docker_ok(["exec", container.as_str().unwrap()].iter().chain(command));
+            eventually("it waits at the gate", async || OpenOptions::new().open_sender(&gate).ok()).await;
             site.broker.finished(&job).await.succeeded();
         };
         // A process is killed with those of the job.

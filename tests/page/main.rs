@@ -103,14 +103,13 @@ fn a_pool_that_is_broken_says_why_until_it_works() {
             until_seen(&browser, &["not able: takes no jobs", "couldn’t be made", "pool broken: "]).await;
         assert!(text.contains("not ready") && text.contains(&missing), "{text}");
         let states = "return [...document.querySelectorAll('.pool .state')].map(state => state.innerText)";
-        assert_eq!(browser.run(states), json!(["able", "not able: takes no jobs"]));
+        let until_states = async |wanted: Value| {
+            eventually(&wanted.to_string(), async || (browser.run(states) == wanted).then_some(())).await;
+        };
+        until_states(json!(["able", "not able: takes no jobs"])).await;
 
         docker_ok(["tag", BUSYBOX, &missing]);
-        eventually("it works again", async || {
-            let states = browser.run(states);
-            (states == json!(["able", "able"])).then_some(())
-        })
-        .await;
+        until_states(json!(["able", "able"])).await;
         let text = browser.text();
         assert!(!text.contains("not ready") && !text.contains("couldn’t"), "{text}");
         was_quiet(&browser, &worker);

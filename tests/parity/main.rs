@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use row::{Bench, Isolation, Row};
 
@@ -91,7 +91,7 @@ fn left_behind(bench: Bench<'_>) -> Option<String> {
     // Images first: they can't be removed while a container uses them.
     drop(bench);
     let mut left = Vec::new();
-    let nothing = docker::eventually(Duration::from_secs(10), || {
+    let nothing = docker::eventually(docker::PATIENCE, || {
         left = containers();
         left.extend(
             docker::volumes().into_iter().filter(|volume| seen.iter().any(|text| text.contains(volume))),

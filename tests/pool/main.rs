@@ -389,28 +389,37 @@ async fn a_sweep_takes_what_nobody_holds_and_nothing_else() {
     assert_eq!(fake.list(WORKER_LABEL, None).await.unwrap().len(), 3);
 }
 
-/// On real time: what a lease costs doesn't depend on how many containers are idle.
+/// On real time: what a lease costs doesn't depend on how many containers are idle. In the best of a few tries, since eight
+/// leases are over in less than the machine may be doing something else.
 #[tokio::test]
 async fn the_cost_of_a_lease_is_flat_from_10_to_500_idle() {
-    let mut medians = Vec::new();
-    for n in [10, 500] {
-        let fake = Fake::new();
-        let pools = pools(&fake, n, 8);
-        idle(&pools, n).await;
-        fake.hold_starts(true);
-        let mut took = Vec::new();
-        for _ in 0..8 {
-            let begun = Instant::now();
-            let lease = pools.lease(&name(), MINUTE).await.unwrap();
-            took.push(begun.elapsed());
-            drop(lease);
+    const TRIES: usize = 5;
+    let mut excess = Vec::new();
+    for _ in 0..TRIES {
+        let (few, many) = (median_lease(10).await, median_lease(500).await);
+        println!("a lease with 10 idle: {few:?}; with 500: {many:?}");
+        if many < few * 3 + Duration::from_micros(300) {
+            return;
         }
-        took.sort();
-        medians.push(took[4]);
-        fake.hold_starts(false);
-        close(&pools, &fake).await;
+        excess.push((few, many));
     }
-    println!("a lease with 10 idle: {:?}; with 500: {:?}", medians[0], medians[1]);
-    let limit = medians[0] * 3 + Duration::from_micros(300);
-    assert!(medians[1] < limit, "10 idle: {:?}, 500 idle: {:?}", medians[0], medians[1]);
+    panic!("{excess:?}");
+}
+
+async fn median_lease(idle_now: usize) -> Duration {
+    let fake = Fake::new();
+    let pools = pools(&fake, idle_now, 8);
+    idle(&pools, idle_now).await;
+    fake.hold_starts(true);
+    let mut took = Vec::new();
+    for _ in 0..8 {
+        let begun = Instant::now();
+        let lease = pools.lease(&name(), MINUTE).await.unwrap();
+        took.push(begun.elapsed());
+        drop(lease);
+    }
+    took.sort();
+    fake.hold_starts(false);
+    close(&pools, &fake).await;
+    took[4]
 }

@@ -105,11 +105,15 @@ fn a_job_that_has_not_come_is_cancelled_when_it_does() {
 fn a_job_that_waits_for_its_retry_is_cancelled_when_it_comes_back() {
     run(async |site: &Site| {
         let marks = Marks::new(site);
-        let worker =
-            site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{}", marks.mount())).ready().await;
+        let worker = site
+            .worker()
+            .env("PREWARM_BROKER_RETRY_DELAYS", "[\"10s\"]")
+            .pool("box", &format!("idle = 1\nconcurrency = 1\n{}", marks.mount()))
+            .ready()
+            .await;
         let body = serde_json::json!({"args": ["sh", "-c", "echo run >>/marks/job; exit 1"], "retries": 3});
         let job = site.broker.submit("box", Job::new(body)).await;
-        let delay = format!("{}.retry.1000ms", site.name);
+        let delay = format!("{}.retry.10000ms", site.name);
         eventually("in the delay queue", async || (site.broker.ready(&delay).await == 1).then_some(())).await;
         said(&cancel(&worker, &job.id));
         let replies = site.broker.until(&job, |replies| replies.iter().any(|r| r.kind == RESULT)).await;

@@ -146,7 +146,7 @@ fn a_second_signal_forces_and_loses_nothing() {
         let forced = std::time::Instant::now();
         signal("INT", worker.pid());
         assert!(!worker.ended().await.success());
-        assert!(forced.elapsed() < Duration::from_secs(2), "{:?}", forced.elapsed());
+        assert!(forced.elapsed() < Duration::from_secs(10), "{:?}", forced.elapsed());
         let other = site.worker().pool("box", &keys).ready().await;
         let replies = site.broker.until(&job, |replies| replies.iter().any(|r| r.kind == RESULT)).await;
         let result = &replies.last().unwrap().body;

@@ -85,7 +85,8 @@ fn a_client_that_keeps_its_http_connection_open_does_not_keep_the_worker() {
         let told = Instant::now();
         signal("TERM", worker.pid());
         assert!(worker.ended().await.success());
-        assert!(told.elapsed() < Duration::from_secs(15), "{:?}", told.elapsed());
+        // A connection may last 30 s otherwise.
+        assert!(told.elapsed() < Duration::from_secs(25), "{:?}", told.elapsed());
     });
 }
 

@@ -20,12 +20,25 @@ const ONCE_OPTIONS: &str = "--idle-min 1 --idle-max 1 --concurrency 3";
 /// Containers that serve many. Jobs here are `sleep` as process 1, which takes no notice of SIGTERM.
 const MANY: &str = "idle = 8\nconcurrency = 8\nisolation = \"namespace\"\nstop_grace = \"100ms\"";
 const MANY_OPTIONS: &str = "--idle-min 8 --idle-max 8 --concurrency 8 --isolation namespace";
-/// Jobs in a second for each worker. With four of them half of what all engines of a slow machine make together, which share its
-/// cores: a few more, and these jobs are about the machine.
-const RATE: f64 = 0.5;
+/// How many jobs at random each worker has on average: a share of what its engine can make, for so long. All engines share
+/// this machine's cores, and with four of them it makes little more than one alone: so a fifth at most, or these jobs are about
+/// the machine.
+struct Pace {
+    /// Jobs in a second for each worker.
+    rate: f64,
+    seconds: f64,
+}
 
-fn seconds() -> f64 {
-    std::env::var("PREWARM_TEST_SCALING_SECONDS").ok().map_or(16.0, |s| s.parse().expect("seconds"))
+impl Pace {
+    /// `warm` is how long a container takes with nothing else going on.
+    fn of(warm: Duration) -> Pace {
+        const USUAL: f64 = 0.5;
+        let seconds =
+            std::env::var("PREWARM_TEST_SCALING_SECONDS").ok().map_or(16.0, |s| s.parse().expect("seconds"));
+        let rate = USUAL.min(0.2 / warm.as_secs_f64());
+        // As many jobs on a slow machine.
+        Pace { rate, seconds: seconds * USUAL / rate }
+    }
 }
 
 /// Engines for all workers but the first, which has the shared one.
@@ -80,13 +93,13 @@ async fn saturated(site: &Site, workers: &[Worker]) -> (Measured, Figures) {
 }
 
 /// Jobs that come at random, at a rate for each worker.
-async fn random(site: &Site, workers: &[Worker]) -> (Measured, Figures) {
+async fn random(site: &Site, workers: &[Worker], pace: &Pace) -> (Measured, Figures) {
     until_quiet(workers).await;
     let before = Warmups::so_far(workers, "once").await;
     let (begun, mut next, mut sent) = (Instant::now(), 0.0, Vec::new());
     loop {
-        next += -(1.0 - rand::random::<f64>()).ln() / (RATE * workers.len() as f64);
-        if next > seconds() {
+        next += -(1.0 - rand::random::<f64>()).ln() / (pace.rate * workers.len() as f64);
+        if next > pace.seconds {
             break;
         }
         tokio::time::sleep(Duration::from_secs_f64(next).saturating_sub(begun.elapsed())).await;
@@ -106,8 +119,10 @@ fn four_workers_run_four_times_as_much_as_simulated_and_two_may_go() {
     let engines = engines(3);
     run(async |site: &Site| {
         let mut workers: Vec<Worker> = Vec::new();
-        let mut throughputs = Vec::new();
+        let (mut throughputs, mut simulated_ones) = (Vec::new(), Vec::new());
         let (mut jobs, mut hits, mut foretold) = (0.0, 0.0, 0.0);
+        let mut waits = Vec::new();
+        let mut pace = None;
         for n in [1, 2, 4] {
             while workers.len() < n {
                 // The last to come is a hasty one, see below.
@@ -123,23 +138,34 @@ fn four_workers_run_four_times_as_much_as_simulated_and_two_may_go() {
             let (real, said) = (measured.figures.wait_p95, simulated.wait_p95);
             assert!((said - real).abs() < 0.15 * real + 0.1, "{n} workers: p95 {real} {said}");
             throughputs.push(found);
+            simulated_ones.push(simulated.throughput);
 
-            let (measured, simulated) = random(site, &workers).await;
+            if pace.is_none() {
+                let warm = Warmups::so_far(&workers, "once").await.since(Warmups::default());
+                pace = Some(Pace::of(warm));
+            }
+            let (measured, simulated) = random(site, &workers, pace.as_ref().unwrap()).await;
             measured.show(&format!("{n} workers, at random"), &simulated);
             let n = measured.figures.jobs as f64;
             jobs += n;
             hits += n * measured.figures.hits;
             foretold += n * simulated.hits;
-            // There were seats enough.
-            assert!(measured.figures.wait_p95 < 0.5 && simulated.wait_p95 < 0.5);
+            waits.extend(measured.waits);
         }
+        // There were seats enough. One worker's few jobs alone would say that their slowest was unlucky.
+        waits.sort_by(f64::total_cmp);
+        let p95 = waits[waits.len() * 95 / 100];
+        assert!(p95 < 0.5, "{p95} {waits:?}");
         let (hits, foretold) = (hits / jobs, foretold / jobs);
         println!("{jobs} jobs at random: {:.1} % hits, {:.1} % simulated", 100.0 * hits, 100.0 * foretold);
         // Which of so few jobs came just after another is the same in both; how long each container took isn't.
         let by_chance = 3.0 * (foretold * (1.0 - foretold) / jobs).sqrt();
         assert!((hits - foretold).abs() < 0.05_f64.max(by_chance), "{hits} {foretold}");
-        let [one, two, four] = throughputs[..] else { panic!() };
-        assert!(two > 1.7 * one && four > 3.4 * one, "{throughputs:?}");
+        // What a job of one second costs beside its sleep is this machine's affair, which the simulation is told.
+        for (real, said) in throughputs.iter().zip(&simulated_ones) {
+            let (real, said) = (real / throughputs[0], said / simulated_ones[0]);
+            assert!(real > 0.9 * said, "{throughputs:?} {simulated_ones:?}");
+        }
 
         connections_are_as_counted(&workers).await;
         scaled_in(site, workers).await;
@@ -176,7 +202,7 @@ async fn scaled_in(site: &Site, mut workers: Vec<Worker>) {
     let mut jobs = Vec::new();
     for n in 0..120 {
         // Longer than the hasty one waits: what it has just taken can't end there.
-        jobs.push(Sent::submit(site, "many", sleeps(if n % 4 == 0 { 3.0 } else { 0.5 })).await.job);
+        jobs.push(Sent::submit(site, "many", sleeps(if n % 4 == 0 { 8.0 } else { 0.5 })).await.job);
         if n == 59 {
             signal("TERM", patient.pid());
             signal("TERM", hasty.pid());

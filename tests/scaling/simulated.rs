@@ -37,6 +37,8 @@ pub struct Figures {
 /// What was measured: of the jobs, and of the times that a simulation needs to know.
 pub struct Measured {
     pub figures: Figures,
+    /// Seconds from publish to a worker, the shortest first.
+    pub waits: Vec<f64>,
     /// When each was published, seconds since the first.
     times: Vec<f64>,
     run_mean: f64,
@@ -71,6 +73,7 @@ impl Measured {
                 wait_p50: waits[jobs / 2],
                 wait_p95: waits[jobs * 95 / 100],
             },
+            waits,
             times: sent.iter().map(|s| s.at.duration_since(begun).as_secs_f64()).collect(),
             run_mean: attempts.iter().map(run).sum::<f64>() / jobs as f64,
             start_up: hits.iter().sum::<f64>() / hits.len().max(1) as f64,

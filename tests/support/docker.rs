@@ -282,7 +282,7 @@ fn remove(verb: &[&str], name: &str) {
     let mut command = docker(verb.iter().chain([&name]));
     let mut refusal = String::new();
     // A container that used it may still be on its way out.
-    let gone = eventually(Duration::from_secs(10), || {
+    let gone = eventually(PATIENCE, || {
         let done = run(&mut command, None, PATIENCE);
         refusal = done.stderr.to_string();
         done.code == Some(0) || refusal.to_lowercase().contains("no such")

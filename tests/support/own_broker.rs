@@ -6,6 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ pub struct OwnBroker {
     /// For AMQP over TLS, if the configuration has `ssl_options`.
     pub tls_port: u16,
     node: String,
+    /// Lines of `rabbitmq.conf` that are the test's.
+    config: String,
     keeper: Child,
     server: Option<Child>,
 }
@@ -37,7 +40,7 @@ impl OwnBroker {
     }
 
     /// Prepares a node without starting it: this machine's RabbitMQ, or that of a root made by `rabbitmq4.sh`. The lines of
-    /// its `rabbitmq.conf` may name files in its folder.
+    /// its `rabbitmq.conf` may name files in its folder. Its ports are for sure when it is up.
     pub fn prepare(root: Option<&Path>, config: impl FnOnce(&Path) -> String) -> OwnBroker {
         let name = unique("broker");
         let dir = std::env::temp_dir().join(&name);
@@ -46,9 +49,32 @@ impl OwnBroker {
         keeper.args(["sh", "-c", KEEPER, "sh"]).arg(&dir);
         let keeper = keeper.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         let config = config(&dir);
-        let [port, tls_port, dist, epmd] = free_ports();
+        fs::write(dir.join("enabled_plugins"), "[].\n").unwrap();
+        let inside = match root {
+            Some(root) => format!("{} run {}", path(&script()), path(root)),
+            None => String::new(),
+        };
+        for program in ["rabbitmq-server", "rabbitmqctl"] {
+            // Debian's wrappers insist on root or the user rabbitmq; what they wrap runs as anybody.
+            let text = format!(
+                "#!/bin/sh\n. {}/environment\nexec {inside} /usr/lib/rabbitmq/bin/{program} \"$@\"\n",
+                path(&dir)
+            );
+            let file = dir.join(program);
+            fs::write(&file, text).unwrap();
+            run(Command::new("chmod").arg("755").arg(&file), None, PATIENCE).ok("chmod");
+        }
         let node = format!("{name}@localhost");
-        let shown = dir.to_str().unwrap();
+        let mut broker = OwnBroker { dir, port: 0, tls_port: 0, node, config, keeper, server: None };
+        broker.give_ports();
+        broker
+    }
+
+    fn give_ports(&mut self) {
+        let [port, tls_port, dist, epmd] = free_ports(4).try_into().unwrap();
+        (self.port, self.tls_port) = (port, tls_port);
+        let OwnBroker { dir, node, config, .. } = self;
+        let shown = path(dir);
         let conf = format!(
             "listeners.tcp.local = 127.0.0.1:{port}\ndisk_free_limit.absolute = 50MB\n\
              vm_memory_high_watermark.absolute = 1GB\n{}{config}\n",
@@ -59,7 +85,6 @@ impl OwnBroker {
             }
         );
         fs::write(dir.join("rabbitmq.conf"), conf).unwrap();
-        fs::write(dir.join("enabled_plugins"), "[].\n").unwrap();
         // Nothing is read from /etc/rabbitmq, and everything is only to be reached from this machine.
         let environment = format!(
             "export PREWARM_TEST_BROKER={shown} HOME={shown} LANG=C.UTF-8\n\
@@ -69,37 +94,40 @@ impl OwnBroker {
              export RABBITMQ_ADVANCED_CONFIG_FILE={shown}/advanced.config\n\
              export RABBITMQ_ENABLED_PLUGINS_FILE={shown}/enabled_plugins\n\
              export RABBITMQ_MNESIA_BASE={shown}/mnesia RABBITMQ_LOG_BASE={shown}/log\n\
-             export RABBITMQ_PID_FILE={shown}/server.pid\n\
+             export RABBITMQ_PID_FILE={shown}/server.pid ERL_CRASH_DUMP={shown}/erl_crash.dump\n\
              export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {{127,0,0,1}}'\n\
              export ERL_EPMD_PORT={epmd} ERL_EPMD_ADDRESS=127.0.0.1\n"
         );
         fs::write(dir.join("environment"), environment).unwrap();
-        let inside = match root {
-            Some(root) => format!("{} run {}", path(&script()), path(root)),
-            None => String::new(),
-        };
-        for program in ["rabbitmq-server", "rabbitmqctl"] {
-            // Debian's wrappers insist on root or the user rabbitmq; what they wrap runs as anybody.
-            let text = format!(
-                "#!/bin/sh\n. {shown}/environment\nexec {inside} /usr/lib/rabbitmq/bin/{program} \"$@\"\n"
-            );
-            let file = dir.join(program);
-            fs::write(&file, text).unwrap();
-            run(Command::new("chmod").arg("755").arg(&file), None, PATIENCE).ok("chmod");
-        }
-        OwnBroker { dir, port, tls_port, node, keeper, server: None }
     }
 
     /// Starts the server, or starts it again, and waits until it serves.
     pub fn up(&mut self) {
-        let log = fs::File::options().create(true).append(true).open(self.dir.join("console")).unwrap();
+        let (begun, mut tries) = (self.startups(), 3);
+        while !self.comes_up(begun) {
+            tries -= 1;
+            // Somebody else took a port in between, which is rare; anything else is not going to get better.
+            let said = self.said();
+            let taken = ["eaddrinuse", "dist_port_already_used"].iter().any(|reason| said.contains(reason));
+            assert!(
+                taken && begun == 0 && tries > 0,
+                "no RabbitMQ (Debian: apt-get install rabbitmq-server): {}",
+                self.log()
+            );
+            self.give_ports();
+        }
+    }
+
+    /// Starts the server; false if it ends instead.
+    fn comes_up(&mut self, begun: usize) -> bool {
+        let log = fs::File::create(self.dir.join("console")).unwrap();
         let mut server = Command::new("setsid");
         server.arg(self.dir.join("rabbitmq-server")).stdin(Stdio::null());
         server.stdout(log.try_clone().unwrap()).stderr(log);
-        let begun = self.startups();
-        self.server = Some(server.spawn().unwrap());
-        let up = eventually(STARTING, || self.startups() > begun);
-        assert!(up, "no RabbitMQ (Debian: apt-get install rabbitmq-server): {}", self.log());
+        let mut server = server.spawn().unwrap();
+        eventually(STARTING, || self.startups() > begun || server.try_wait().unwrap().is_some());
+        self.server = Some(server);
+        self.startups() > begun
     }
 
     /// Ends the server at once, as a power cut does; its files stay.
@@ -126,10 +154,15 @@ impl OwnBroker {
         fs::read_to_string(log).unwrap_or_default().matches("Server startup complete").count()
     }
 
-    fn log(&self) -> String {
-        let mut text = fs::read_to_string(self.dir.join("console")).unwrap_or_default();
+    /// All that it has printed since it was started last, and all that it has ever logged.
+    fn said(&self) -> String {
+        let text = fs::read_to_string(self.dir.join("console")).unwrap_or_default();
         let log = self.dir.join("log").join(format!("{}.log", self.node));
-        text += &fs::read_to_string(log).unwrap_or_default();
+        text + &fs::read_to_string(log).unwrap_or_default()
+    }
+
+    fn log(&self) -> String {
+        let text = self.said();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
@@ -159,11 +192,21 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lib/rabbitmq4.sh")
 }
 
-/// All held at once, so that they differ. Another program may take one before the node does; then the test fails,
-/// and says so.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let held: [TcpListener; N] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap().port())
+/// So many ports in a row that nobody has: below those that the system gives out itself, and not given out here before, since
+/// a node takes its own only seconds later.
+pub fn free_ports(count: usize) -> Vec<u16> {
+    static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
+    let mut given = GIVEN.lock().unwrap();
+    for _ in 0..100 {
+        let first = rand::random_range(27_000..32_000);
+        let ports: Vec<u16> = (first..).take(count).collect();
+        let free = |port: &u16| !given.contains(port) && TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        if ports.iter().all(free) {
+            given.extend(&ports);
+            return ports;
+        }
+    }
+    panic!("no {count} free ports in a row");
 }
 
 fn path(path: &Path) -> &str {

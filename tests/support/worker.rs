@@ -95,11 +95,16 @@ impl Site {
             left.extend(text.lines().filter(|line| line.contains("panicked at")).map(str::to_owned));
         }
         for worker in self.workers.into_inner().unwrap() {
-            let begun = Instant::now();
             let mut containers = engine::containers(&worker);
-            while !containers.is_empty() && begun.elapsed() < Duration::from_secs(15) {
+            // Many take the engine a while; as long as they get fewer they are on their way out.
+            let mut fewer = Instant::now();
+            while !containers.is_empty() && fewer.elapsed() < Duration::from_secs(30) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                containers = engine::containers(&worker);
+                let left = engine::containers(&worker);
+                if left.len() < containers.len() {
+                    fewer = Instant::now();
+                }
+                containers = left;
             }
             for container in containers {
                 left.push(format!("container {container:?}"));

@@ -42,7 +42,7 @@ pub(in crate::pool) enum Command {
     /// The engine says of an idle container that it doesn't run.
     Stopped(ContainerId, Stop),
     /// Nobody answers where the engine was.
-    EngineIsAway,
+    EngineIsAway(EngineError),
     /// The engine answers again.
     EngineIsBack,
     /// Somebody wants to know which containers there should be.

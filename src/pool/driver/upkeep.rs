@@ -196,7 +196,7 @@ impl Driver {
     /// Whether a pool can serve, as far as is known.
     fn able(&self, pool: PoolIndex) -> bool {
         let idle = self.slots.count(pool, State::Idle) > 0;
-        self.slots.able(pool) && (idle || !self.engine_is_away)
+        self.slots.able(pool) && (idle || self.engine_is_away.is_none())
     }
 
     /// Lets everybody see how it is now.
@@ -226,6 +226,8 @@ impl Driver {
             all.sort_by_key(|(slot, _)| *slot);
             all.into_iter().map(|(_, container)| container).collect()
         };
+        // What failed before is not why nothing is made now. And while all slots are taken nothing is tried, so nothing fails.
+        let away = self.engine_is_away.as_ref().map(ToString::to_string);
         let status = |(index, pool): (usize, &Managed)| {
             let index = PoolIndex(index);
             let count = |state| self.slots.count(index, state);
@@ -246,7 +248,7 @@ impl Driver {
                 leased: count(State::Leased),
                 removing: count(State::Removing),
                 waiting: self.slots.waiting(index),
-                last_failure: pool.last_failure.clone(),
+                last_failure: away.clone().or_else(|| pool.last_failure.clone()),
                 containers: containers(index),
             }
         };

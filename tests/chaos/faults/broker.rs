@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::FieldTable;
+use lapin::options::QueueDeleteOptions;
 use tokio::time::sleep;
 
 use crate::books::Tally;
@@ -85,8 +84,8 @@ pub async fn silent_peer(run: Run<'_>) -> Tally {
         for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             proxy.freeze();
-            // Two heartbeats, and half of one since lapin looks that often.
-            run.until_unready(&worker, Duration::from_secs(7)).await;
+            // Two heartbeats, and half of one since lapin looks that often: five seconds, where ten would be the default's.
+            run.until_unready(&worker, NOTICED).await;
             sleep(run.scale.lasting(3, 30)).await;
             proxy.open();
             run.over();
@@ -129,18 +128,18 @@ pub async fn queue_deleted(run: Run<'_>) -> Tally {
     run.under_load(async {
         for _ in 0..run.scale.times {
             run.results(3).await;
-            run.flow(false);
+            run.pause().await;
+            // One that is still on the way to it would go with the queue.
             until("none is waiting", async || {
-                let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-                let declared = channel.queue_declare(queue.as_str().into(), passive, FieldTable::default());
-                declared.await.unwrap().message_count() == 0
+                let open = run.books().open();
+                let status = worker.status().await;
+                let jobs = status["jobs"].as_array().unwrap();
+                open.iter().all(|id| jobs.iter().any(|job| job["job_id"] == id.as_str()))
             })
             .await;
-            // It has one more message in hand than it has told, at most.
-            sleep(Duration::from_millis(200)).await;
             channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
             run.over();
-            run.flow(true);
+            run.resume();
             run.results(4).await;
         }
     })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::books::Tally;
 use crate::proxy::Proxy;
 use crate::run::{Run, until};
-use crate::support::worker::signal;
+use crate::support::worker::{DEADLINE, signal};
 
 /// A worker that is told twice to stop is gone after this.
 const FORCED: Duration = Duration::from_secs(5);
@@ -126,6 +126,8 @@ pub async fn told_twice_to_stop(run: Run<'_>) -> Tally {
             for _ in 0..run.scale.times {
                 run.mid_job(&worker).await;
                 signal("TERM", worker.pid());
+                // Two signals at once may be one to it.
+                run.until_unready(&worker, DEADLINE).await;
                 run.sometime(300).await;
                 signal("TERM", worker.pid());
                 let ended = tokio::time::timeout(FORCED, worker.ended()).await;
