@@ -18,8 +18,8 @@ use support::docker::{BUSYBOX, Image, docker, docker_ok};
 use support::engine::{containers, running};
 use support::worker::{DEADLINE, Site, Worker, eventually, prewarm, processes_with, run};
 
-/// A worker killed with -9 leaves nothing running for longer than 2 s; or, where the engine is slow, than it needs to make
-/// some containers: it goes on with what it was asked, and has to see a dozen end.
+/// A worker killed with -9 leaves nothing running for longer than 2 s; or than its engine takes to make a few
+/// containers, where that is slow: it carries out what it was asked before, and has to see a dozen end.
 async fn gone_within(worker: &Worker) -> Duration {
     let metrics = worker.metrics().await;
     let of = |what| metrics.get(&format!("prewarm_warmup_seconds_{what}"), &[("pool", "box")]);

@@ -13,8 +13,8 @@ use crate::support::docker::docker_ok;
 use crate::support::engine::Container;
 use crate::support::worker::{Site, Worker, eventually};
 
-/// A job that goes on until its container is gone, and then is quick: to be run with [`mark`]. Told to end by the engine, it
-/// doesn't listen.
+/// A job that goes on until its container is gone, and in its second life is quick; its pool has a [`mark`]. It
+/// doesn't listen when the engine tells it to end.
 pub const TWO_LIVES: &str =
     "trap '' TERM; [ -e /mark/been ] || { touch /mark/been; echo up; while :; do sleep 1; done; }";
 
@@ -32,7 +32,7 @@ pub async fn warmup(worker: &Worker) -> Duration {
     Duration::from_secs_f64(of("sum") / of("count"))
 }
 
-/// Jobs are to come this often: less often than containers can be made, however slow the machine and whatever else it does.
+/// How often jobs are to come: less often than containers can be made, however slow the machine.
 pub async fn pace(worker: &Worker) -> Duration {
     Duration::from_millis(500).max(2 * warmup(worker).await)
 }

@@ -11,7 +11,7 @@ use crate::support::own_engine::OwnEngine;
 use crate::support::worker::{Site, Worker, eventually, run};
 
 /// From the engine's first answer to a worker that is ready: it listens for the engine every 3 s at worst, then makes a
-/// container, through an engine that has its own leftovers to see to. What failed before the outage ended holds nothing up.
+/// container, while the engine has leftovers to see to. What failed before the outage ended holds nothing up.
 fn recovery(warmup: Duration) -> Duration {
     Duration::from_secs(12).max(Duration::from_secs(3) + 10 * warmup)
 }

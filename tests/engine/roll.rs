@@ -11,8 +11,8 @@ use crate::support::docker::{BUSYBOX, Image, docker_ok};
 use crate::support::engine::containers;
 use crate::support::worker::{Site, Worker, eventually, run, signal};
 
-/// Jobs are to come so rarely that a pool can replace its containers besides. For as long as it looks at the image and init it
-/// makes none, and then several at once.
+/// How often jobs are to come: so rarely that a pool can replace its containers besides. While it looks for image and
+/// init it makes none, and then several at once.
 async fn pace(worker: &Worker) -> Duration {
     Duration::from_secs(1).max(3 * warmup(worker).await)
 }

@@ -226,7 +226,8 @@ impl Driver {
             all.sort_by_key(|(slot, _)| *slot);
             all.into_iter().map(|(_, container)| container).collect()
         };
-        // What failed before is not why nothing is made now. And while all slots are taken nothing is tried, so nothing fails.
+        // What failed before is not why nothing is made now; and while all slots are taken nothing is tried, so that
+        // nothing fails anew.
         let away = self.engine_is_away.as_ref().map(ToString::to_string);
         let status = |(index, pool): (usize, &Managed)| {
             let index = PoolIndex(index);
