@@ -110,8 +110,8 @@ fn a_silent_peer_is_noticed_after_two_heartbeats() {
         proxy.freeze();
         let since = Instant::now();
         until_disconnected(&broker).await;
-        // lapin looks every half heartbeat, and the broker's last sign may be that old: three seconds at most, on a machine that
-        // isn't busy. With the heartbeat of ten seconds that is the default it would be ten at least.
+        // lapin looks every half heartbeat, and the broker's last sign may be that old: three seconds at most, on a
+        // machine that isn't busy. With the heartbeat of ten seconds that is the default it would be ten at least.
         let took = since.elapsed();
         assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(8), "{took:?}");
         proxy.cut();
@@ -351,7 +351,8 @@ fn a_memory_alarm_stops_publishing_but_not_acknowledging_and_doubles_nothing() {
             let ctl = move || rabbitmqctl(&["set_vm_memory_high_watermark", value]);
             tokio::task::spawn_blocking(ctl).await.unwrap();
         };
-        // Within it the broker says that it blocks, and afterwards confirms, while `rabbitmqctl` uses all of a small machine.
+        // Within it the broker says that it blocks, and afterwards confirms, while `rabbitmqctl` uses all of a small
+        // machine.
         let config = BrokerConfig { timeout: Duration::from_secs(2), ..setup.config.clone() };
         let broker = setup.broker_with(&config).await;
         let replies = setup.reply_queue(FieldTable::default()).await;

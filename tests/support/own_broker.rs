@@ -192,8 +192,8 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/lib/rabbitmq4.sh")
 }
 
-/// So many ports in a row that nobody has: below those that the system gives out itself, and not given out here before, since
-/// a node takes its own only seconds later.
+/// So many ports in a row that nobody has: below those that the system gives out itself, and not given out here before,
+/// since a node takes its own only seconds later.
 pub fn free_ports(count: usize) -> Vec<u16> {
     static GIVEN: Mutex<Vec<u16>> = Mutex::new(Vec::new());
     let mut given = GIVEN.lock().unwrap();

@@ -84,7 +84,8 @@ pub async fn silent_peer(run: Run<'_>) -> Tally {
         for _ in 0..run.scale.outages {
             run.mid_job(&worker).await;
             proxy.freeze();
-            // Two heartbeats, and half of one since lapin looks that often: five seconds, where ten would be the default's.
+            // Two heartbeats, and half of one since lapin looks that often: five seconds. By default it would be fifteen
+            // at least.
             run.until_unready(&worker, NOTICED).await;
             sleep(run.scale.lasting(3, 30)).await;
             proxy.open();

@@ -15,8 +15,8 @@ use crate::report::Row;
 use crate::scale;
 use crate::support::worker::Worker;
 
-/// From the end of a fault to the next result: a broker that has just started is slow, and whoever it refused waits before the
-/// next try.
+/// From the end of a fault to the next result: a broker that has just started is slow, and whoever it refused waits
+/// before the next try.
 const RECOVERY: Duration = Duration::from_secs(60);
 
 impl Run<'_> {
