@@ -21,10 +21,7 @@ use support::worker::{DEADLINE, Site, Worker, eventually, prewarm, processes_wit
 /// A worker killed with -9 leaves nothing running for longer than 2 s; or than its engine takes to make a few
 /// containers, where that is slow: it carries out what it was asked before, and has to see a dozen end.
 async fn gone_within(worker: &Worker) -> Duration {
-    let metrics = worker.metrics().await;
-    let of = |what| metrics.get(&format!("prewarm_warmup_seconds_{what}"), &[("pool", "box")]);
-    let warmup = Duration::from_secs_f64(of("sum") / of("count"));
-    Duration::from_secs(2).max(4 * warmup)
+    Duration::from_secs(2).max(4 * worker.warmup("box").await)
 }
 
 fn engine() -> Docker {

@@ -25,16 +25,9 @@ pub fn mark(site: &Site) -> String {
     format!("mounts = [{{ source = \"{}\", target = \"/mark\" }}]", dir.display())
 }
 
-/// How long a container has taken to be ready, in the mean.
-pub async fn warmup(worker: &Worker) -> Duration {
-    let metrics = worker.metrics().await;
-    let of = |what| metrics.get(&format!("prewarm_warmup_seconds_{what}"), &[("pool", "box")]);
-    Duration::from_secs_f64(of("sum") / of("count"))
-}
-
 /// How often jobs are to come: less often than containers can be made, however slow the machine.
 pub async fn pace(worker: &Worker) -> Duration {
-    Duration::from_millis(500).max(2 * warmup(worker).await)
+    Duration::from_millis(500).max(2 * worker.warmup("box").await)
 }
 
 /// Publishes a short job to the pool `box` every now and then while something else goes on; gives the jobs, and what that

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::flow::{TWO_LIVES, all_succeeded, flow, in_state, mark, nothing_leaked, pace, retired, warmup};
+use crate::flow::{TWO_LIVES, all_succeeded, flow, in_state, mark, nothing_leaked, pace, retired};
 use crate::support::broker::Job;
 use crate::support::docker::BUSYBOX;
 use crate::support::own_engine::OwnEngine;
@@ -107,7 +107,7 @@ async fn comes_back(site: &Site, signal: &str) {
     let mut engine = OwnEngine::start(&[BUSYBOX]);
     let keys = format!("idle = 3\nconcurrency = 2\nnetwork = \"host\"\n{}", mark(site));
     let worker = site.worker().env("DOCKER_HOST", &engine.host()).pool("box", &keys).full().await;
-    let recovery = recovery(warmup(&worker).await);
+    let recovery = recovery(worker.warmup("box").await);
     let (jobs, running) = flow(site, pace(&worker).await, async {
         let running = site.broker.submit("box", Job::shell(TWO_LIVES)).await;
         site.broker.printed(&running, "up").await;

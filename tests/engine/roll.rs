@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::flow::{all_succeeded, docker_aside, flow, nothing_leaked, retired, warmup};
+use crate::flow::{all_succeeded, docker_aside, flow, nothing_leaked, retired};
 use crate::support::broker::Job;
 use crate::support::docker::{BUSYBOX, Image, docker_ok};
 use crate::support::engine::containers;
@@ -14,7 +14,7 @@ use crate::support::worker::{Site, Worker, eventually, run, signal};
 /// How often jobs are to come: so rarely that a pool can replace its containers besides. While it looks for image and
 /// init it makes none, and then several at once.
 async fn pace(worker: &Worker) -> Duration {
-    Duration::from_secs(1).max(3 * warmup(worker).await)
+    Duration::from_secs(1).max(3 * worker.warmup("box").await)
 }
 
 async fn until_served(worker: &Worker, more: f64) {

@@ -324,6 +324,13 @@ impl Worker {
         Samples::parse(&body)
     }
 
+    /// How long a pool's containers have taken to be ready, in the mean.
+    pub async fn warmup(&self, pool: &str) -> Duration {
+        let metrics = self.metrics().await;
+        let of = |what| metrics.get(&format!("prewarm_warmup_seconds_{what}"), &[("pool", pool)]);
+        Duration::from_secs_f64(of("sum") / of("count"))
+    }
+
     pub async fn until_ready(&self) {
         eventually("/readyz answers 200", async || {
             self.get("/readyz").await.filter(|(code, _)| *code == 200)
