@@ -4,7 +4,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use lapin::types::AMQPValue;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use support::broker::{Attempt, DIRECT, Job, LOG, RESULT, STARTED, data};
 use support::docker::{BUSYBOX, Image, docker, docker_ok};
 use support::engine::{EngineProxy, containers};
+use support::gate::Gate;
 use support::worker::{Site, Worker, eventually, run, signal};
 
 const TAIL: usize = 64 * 1024;
@@ -22,16 +22,6 @@ fn keys(of: &Value) -> BTreeSet<&str> {
 
 fn set<'a>(names: &[&'a str]) -> BTreeSet<&'a str> {
     names.iter().copied().collect()
-}
-
-/// What a job does until the test makes the file `open` in its folder.
-const GATE: &str = "until [ -e /marks/open ]; do sleep 0.05; done";
-
-/// A folder of the host's that jobs see as `/marks`: a pool's key for it, and where it is.
-fn marks(site: &Site) -> (String, PathBuf) {
-    let dir = site.dir.join("marks");
-    std::fs::create_dir(&dir).unwrap();
-    (format!("mounts = [{{ source = {dir:?}, target = \"/marks\" }}]"), dir)
 }
 
 fn is_between(value: &Value, least: f64, most: f64) {
@@ -550,14 +540,14 @@ fn direct_reply_to_works() {
 #[test]
 fn no_secret_reaches_the_logs_or_the_engine() {
     run(async |site: &Site| {
-        let (mount, marks) = marks(site);
+        let gate = Gate::new(site);
         // `trace` has all that `debug` has.
         let setup = site.worker().env("PREWARM_LOG", "trace");
-        let worker = setup.pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+        let worker = setup.pool("box", &format!("idle = 1\nconcurrency = 1\n{}", gate.mount())).ready().await;
         let secret = format!("s3cret-{}", uuid::Uuid::now_v7().simple());
         let body = json!({
             "env": {"TOKEN": secret, "OTHER": format!("x{secret}")}, "secrets": ["TOKEN"], "stdin": secret,
-            "args": ["sh", "-c", format!("echo up; {GATE}; test \"$OTHER\" = \"x$TOKEN\" && cat"), secret],
+            "args": ["sh", "-c", format!("echo up; {}; test \"$OTHER\" = \"x$TOKEN\" && cat", Gate::WAIT), secret],
         });
         let job = site.broker.submit("box", Job::new(body).reply_to(&site.broker.reply_queue)).await;
         let started = site.broker.started(&job).await;
@@ -565,7 +555,7 @@ fn no_secret_reaches_the_logs_or_the_engine() {
         let container = started["container"].as_str().unwrap();
         let inspected = docker_ok(["inspect", container]);
         assert!(inspected.contains(container) && !inspected.contains(&secret), "{inspected}");
-        std::fs::write(marks.join("open"), "").unwrap();
+        gate.open();
         let attempt = site.broker.finished(&job).await.succeeded();
         assert_eq!(attempt.stdout, b"up\n***", "printed, it is masked");
         assert!(!format!("{:?}", attempt.replies).contains(&secret));
@@ -645,11 +635,15 @@ fn idle_containers_that_die_are_replaced_and_cost_no_job() {
 #[test]
 fn a_job_whose_container_is_lost_is_tried_again_and_shows_it() {
     run(async |site: &Site| {
-        let (mount, _) = marks(site);
-        let worker =
-            site.worker().set("retries = 2").pool("box", &format!("idle = 2\n{mount}")).ready().await;
+        let gate = Gate::new(site);
+        let worker = site
+            .worker()
+            .set("retries = 2")
+            .pool("box", &format!("idle = 2\n{}", gate.mount()))
+            .ready()
+            .await;
         // The first time it runs until it is killed.
-        let script = "mkdir /marks/first 2>/dev/null && echo up && sleep 1000; echo up; echo done";
+        let script = "mkdir /gate/first 2>/dev/null && echo up && sleep 1000; echo up; echo done";
         let job = Job::new(json!({"args": ["sh", "-c", script], "metadata": {"k": 1}}));
         let job = site.broker.submit("box", job.header("traceparent", "00-1-2-01")).await;
         site.broker.printed(&job, "up").await;
@@ -693,15 +687,16 @@ fn a_job_whose_container_is_lost_is_tried_again_and_shows_it() {
 fn sigterm_drains() {
     run(async |site: &Site| {
         let proxy = EngineProxy::new(&site.dir);
-        let (mount, marks) = marks(site);
+        let gate = Gate::new(site);
         let worker = site
             .worker()
             .env("DOCKER_HOST", &proxy.host)
-            .pool("box", &format!("idle = 1\nconcurrency = 2\n{mount}"))
+            .pool("box", &format!("idle = 1\nconcurrency = 2\n{}", gate.mount()))
             .pool("other", "idle = 2")
             .full()
             .await;
-        let running = site.broker.submit("box", Job::shell(&format!("echo up; {GATE}; echo done"))).await;
+        let running =
+            site.broker.submit("box", Job::shell(&format!("echo up; {}; echo done", Gate::WAIT))).await;
         site.broker.printed(&running, "up").await;
         worker.until_one(async |pool| pool["idle"] == 1 && pool["starting"] == 0).await;
         // The last container is used up, and no further one can be had: the next job waits in its seat.
@@ -730,7 +725,7 @@ fn sigterm_drains() {
         })
         .await;
         // What runs may finish.
-        std::fs::write(marks.join("open"), "").unwrap();
+        gate.open();
         assert_eq!(site.broker.finished(&running).await.succeeded().stdout, b"up\ndone\n");
         proxy.release();
         let mut worker = worker;

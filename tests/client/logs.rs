@@ -1,7 +1,5 @@
 //! `prewarm logs`: looking on at a job from elsewhere.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
@@ -10,18 +8,9 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::broker::{Job, RESULT};
+use crate::support::gate::Gate;
 use crate::support::worker::{Site, Worker, eventually, run};
 use crate::{call, ended, start};
-
-/// Waits until the test opens the gate.
-const GATE: &str = "until [ -e /gate/open ]; do sleep 0.05; done";
-
-/// A folder of the host's that jobs see as `/gate`: a pool's key for it, and where it is.
-fn gate(site: &Site) -> (String, PathBuf) {
-    let dir = site.dir.join("gate");
-    fs::create_dir(&dir).unwrap();
-    (format!("mounts = [{{ source = {dir:?}, target = \"/gate\" }}]"), dir)
-}
 
 /// Waits until so many have come to look on at a job.
 async fn looked_at(worker: &Worker, job: &Job, by: usize) {
@@ -36,18 +25,19 @@ async fn looked_at(worker: &Worker, job: &Job, by: usize) {
 fn a_running_job_is_followed_from_its_beginning_to_its_end() {
     run(async |site: &Site| {
         let other = site.worker().pool("other", "idle = 1\nconcurrency = 1").ready().await;
-        let (mount, gate) = gate(site);
-        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+        let gate = Gate::new(site);
+        let worker =
+            site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{}", gate.mount())).ready().await;
         let script =
-            format!("echo before; echo err >&2; touch /gate/up; {GATE}; printf 'after\\377'; exit 9");
+            format!("echo before; echo err >&2; touch /gate/up; {}; printf 'after\\377'; exit 9", Gate::WAIT);
         // Without a reply queue too: nobody else hears of it.
         let job = Job::shell(&script);
         site.broker.publish("box", &job).await;
-        eventually("it has begun", async || gate.join("up").exists().then_some(())).await;
+        eventually("it has begun", async || gate.0.join("up").exists().then_some(())).await;
         let looker = || start(&other, &["logs", &job.id, "--wait", "10s"]);
         let lookers = [looker(), looker(), looker()];
         looked_at(&worker, &job, 3).await;
-        fs::write(gate.join("open"), "").unwrap();
+        gate.open();
         for looker in lookers {
             let output = looker.wait_with_output().unwrap();
             let err = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -78,8 +68,9 @@ fn what_no_worker_has_is_said() {
 #[test]
 fn a_cancelled_job_and_one_that_is_run_again_end_it_too() {
     run(async |site: &Site| {
-        let (mount, gate) = gate(site);
-        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+        let gate = Gate::new(site);
+        let worker =
+            site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{}", gate.mount())).ready().await;
         let job = site.broker.submit("box", Job::shell("echo up; sleep 60")).await;
         site.broker.printed(&job, "up").await;
         let looker = start(&worker, &["logs", &job.id, "--wait", "10s"]);
@@ -89,13 +80,13 @@ fn a_cancelled_job_and_one_that_is_run_again_end_it_too() {
         assert_eq!((code, out.as_str()), (Some(143), "up\n"), "{err}");
         assert!(err.contains("cancelled, signal 15"), "{err}");
 
-        let script = format!("echo up; {GATE}; exit 1");
+        let script = format!("echo up; {}; exit 1", Gate::WAIT);
         let body = json!({"args": ["sh", "-c", script], "retries": 1});
         let job = site.broker.submit("box", Job::new(body)).await;
         site.broker.printed(&job, "up").await;
         let looker = start(&worker, &["logs", &job.id, "--wait", "10s"]);
         looked_at(&worker, &job, 1).await;
-        fs::write(gate.join("open"), "").unwrap();
+        gate.open();
         let (code, out, err) = ended(looker);
         assert!(code == Some(1) && out == "up\n" && err.contains("is run again"), "{code:?} {out} {err}");
         site.broker.until(&job, |replies| replies.iter().any(|r| r.kind == RESULT)).await;
@@ -107,9 +98,9 @@ fn a_cancelled_job_and_one_that_is_run_again_end_it_too() {
 #[test]
 fn onlookers_who_do_not_look_do_not_slow_the_job() {
     run(async |site: &Site| {
-        let (mount, gate) = gate(site);
+        let gate = Gate::new(site);
         let setup = site.worker().env("PREWARM_BROKER_REPLY_PATIENCE", "1s");
-        let keys = format!("idle = 1\nconcurrency = 1\nlogs_limit = 1000000000\n{mount}");
+        let keys = format!("idle = 1\nconcurrency = 1\nlogs_limit = 1000000000\n{}", gate.mount());
         let worker = setup.pool("box", &keys).ready().await;
         let queue = format!("{}-narrow", site.name);
         let mut arguments = FieldTable::default();
@@ -118,7 +109,7 @@ fn onlookers_who_do_not_look_do_not_slow_the_job() {
         let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
         site.broker.channel.queue_declare(queue.as_str().into(), options, arguments).await.unwrap();
 
-        let script = format!("{GATE}; dd if=/dev/zero bs=64k count=512 2>/dev/null; echo end >&2");
+        let script = format!("{}; dd if=/dev/zero bs=64k count=512 2>/dev/null; echo end >&2", Gate::WAIT);
         let timed = async |onlookers: &[&str]| {
             let job = Job::shell(&script);
             site.broker.publish("box", &job).await;
@@ -131,14 +122,14 @@ fn onlookers_who_do_not_look_do_not_slow_the_job() {
             }
             looked_at(&worker, &job, onlookers.len()).await;
             let begun = Instant::now();
-            fs::write(gate.join("open"), "").unwrap();
+            gate.open();
             let result = site.broker.take(&site.broker.results()).await.body;
             let took = begun.elapsed();
             assert_eq!(
                 (&result["status"], &result["stdout"]["total_bytes"]),
                 (&"succeeded".into(), &json!(32 << 20))
             );
-            fs::remove_file(gate.join("open")).unwrap();
+            gate.shut();
             took
         };
         let alone = timed(&[]).await;

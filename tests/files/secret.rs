@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{KINDS, both, message, run, script, text};
 use crate::support::docker::docker_ok;
+use crate::support::gate::Gate;
 use crate::support::worker::{self, eventually, signal};
 
 #[test]
@@ -19,29 +20,29 @@ fn a_pool_s_secrets_reach_its_jobs_and_nobody_else() {
             std::os::unix::fs::symlink(format!("..data/{name}"), dir.join(name)).unwrap();
         }
         std::os::unix::fs::symlink("..1", dir.join("..data")).unwrap();
-        let gate = site.dir.join("gate");
-        fs::create_dir(&gate).unwrap();
+        let gate = Gate::new(site);
         let keys = format!(
             "secrets_from = {dir:?}\nenv = {{ OTHER = \"of the image's own\" }}\nidle = {{ min = 1, max = 2 }}\n\
-             mounts = [{{ source = {gate:?}, target = \"/gate\", read_only = true }}]"
+             {}",
+            gate.mount_read_only()
         );
         let worker = both(site.worker().env("PREWARM_LOG", "trace"), "", &keys).ready().await;
         let own = "my own s3cret";
         for kind in KINDS {
-            let job = "echo \"$POOL_TOKEN/$OTHER/$OWN\"; printf %s \"user:$POOL_TOKEN\" | base64; \
+            let print = "echo \"$POOL_TOKEN/$OTHER/$OWN\"; printf %s \"user:$POOL_TOKEN\" | base64; \
                        printf 'x%s' \"$OWN\" | base64 | tr / _; \
                        echo 'of%2Fthe+pool%2b42 of%2fthe%20pool%2b42'; echo \"err $OTHER\" >&2; \
-                       touch \"/tmp/$OWN-x\" \"/tmp/plain\"; echo ${#POOL_TOKEN}; \
-                       until [ -e /gate/open ]; do sleep 0.05; done";
+                       touch \"/tmp/$OWN-x\" \"/tmp/plain\"; echo ${#POOL_TOKEN}";
+            let job = format!("{print}; {}", Gate::WAIT);
             let body =
                 json!({"env": {"OWN": own}, "secrets": ["OWN"], "artifacts": ["/tmp/*", "/second-one"]});
-            let job = site.broker.submit(kind, script(job, body)).await;
+            let job = site.broker.submit(kind, script(&job, body)).await;
             let started = site.broker.started(&job).await;
             let inspected = docker_ok(["inspect", started["container"].as_str().unwrap()]);
             assert!(!inspected.contains(secret) && !inspected.contains("second-one"), "{inspected}");
-            fs::write(gate.join("open"), "").unwrap();
+            gate.open();
             let attempt = site.broker.finished(&job).await.succeeded();
-            fs::remove_file(gate.join("open")).unwrap();
+            gate.shut();
             let out: Vec<&str> = text(&attempt.stdout).lines().collect();
             assert_eq!(out[0], "***/***/***", "{kind}");
             // What stands before it is seen, as far as it shares no character.

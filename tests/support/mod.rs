@@ -6,6 +6,7 @@
 pub mod broker;
 pub mod docker;
 pub mod engine;
+pub mod gate;
 pub mod own_broker;
 pub mod own_engine;
 pub mod schema;
