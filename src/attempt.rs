@@ -34,7 +34,8 @@ const SIGKILL: u8 = 9;
 /// How long a killed job's EXITED is waited for. It does not come if nobody takes the job's last output.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long init may take from START to STARTED. It takes a millisecond, if container and engine are not stopped.
+/// How long init may take from START to STARTED, or for a piece of what comes before it. It takes a millisecond, if container and
+/// engine are not stopped.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Room for output between a container and its replies: 16 frames, 1 MiB.
@@ -175,6 +176,8 @@ pub async fn run(
                     }
                 }
                 (Ok(Frame::StdinTaken), _) => {
+                    // Files come before the entrypoint, however long that takes: each piece has its time.
+                    course.begun = Instant::now();
                     if let Err(e) = feed.next(link).await {
                         return course.lost(e);
                     }
@@ -225,7 +228,7 @@ pub async fn run(
                     return Ok(course.over(None));
                 }
                 // Artifacts are not dropped for that: the one that reads them is stopped first.
-                if !have_room && !controls.hurry.is_cancelled() && course.ended.is_none() {
+                if happenings.capacity() == 0 && !have_room && !controls.hurry.is_cancelled() && course.ended.is_none() {
                     controls.hurry.cancel();
                     course.next = Some(Instant::now() + HURRY);
                     continue;

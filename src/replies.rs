@@ -294,9 +294,9 @@ impl<'a> Replies<'a> {
                         "the reply queue takes no messages, and {} is gone; trying again",
                         self.results
                     );
-                    tokio::time::sleep(PAUSE).await;
                 }
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

@@ -73,6 +73,11 @@ fn busybox<'a>(args: &[&'a str]) -> Job<'a> {
     Job { argv: [&[BUSYBOX], args].concat(), ..Job::default() }
 }
 
+/// A job that makes system calls. Debian's `perl-base` is on every machine of its kind.
+fn perl(script: &str) -> Job<'_> {
+    Job { argv: vec!["/usr/bin/perl", "-e", script], ..Job::default() }
+}
+
 fn shell(script: &str) -> Job<'_> {
     busybox(&["sh", "-c", script])
 }
@@ -353,8 +358,33 @@ fn signals_to_init_go_to_the_entrypoint_or_end_an_idle_init() {
     kill("-TERM", init.pid());
     let outcome = init.finish();
     assert_eq!((outcome.text(), outcome.exited.end), ("term\n", End::Code(9)));
+    assert!(outcome.exited.interfered);
     kill("-WINCH", init.pid());
     kill("-TERM", init.pid());
+    assert_eq!(init.end().code(), Some(0));
+}
+
+#[test]
+fn a_job_cannot_pretend_that_somebody_outside_signalled_it() {
+    let mut init = Init::boot();
+    assert!(!init.run(&shell("kill -CONT 1; exit 3")).exited.interfered);
+    // As process 0, which is how those outside look. The kernel believes it of signals that are queued (SI_QUEUE, -1).
+    let call = if cfg!(target_arch = "x86_64") { 129 } else { 138 };
+    let script = format!(
+        "my $i = pack('i6x104', 18, 0, -1, 0, 0, 0); syscall({call}, 1, 18, $i) == 0 or die $!; exit 3"
+    );
+    let outcome = init.run(&perl(&script));
+    assert_eq!((outcome.exited.end, outcome.exited.interfered), (End::Code(3), false), "{outcome:?}");
+}
+
+#[test]
+fn a_flood_of_signals_does_not_keep_init_from_the_end_of_its_stream() {
+    let mut init = Init::boot();
+    // Signals of this kind queue up. What reaches init is passed on to the entrypoint.
+    let script = "$SIG{NUM40} = 'IGNORE'; fork; fork; fork; $| = 1; print 'up'; kill 40, 1 while 1";
+    init.start(&perl(script));
+    while init.frames.recv_timeout(DEADLINE).expect("output").0 != Kind::Stdout {}
+    init.stdin = None;
     assert_eq!(init.end().code(), Some(0));
 }
 

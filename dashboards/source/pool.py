@@ -49,7 +49,7 @@ def made():
     return lines(
         "Containers made", "ops",
         """Containers that became ready each second, beside those that jobs took. With isolation `container` each job takes
-        one, so made must keep up with leases over any longer time, and the most that an engine can make (5 to 10 a second
+        one, so made must keep up with leases over any longer time, and the most that an engine can make (3 to 10 a second
         for one Docker engine) is the most that the pool can run on it. With isolation `namespace` containers come back,
         and hardly any are made. If made is flat while leases rise, add workers on other hosts.""",
         [

@@ -50,8 +50,8 @@ pub trait Consumer: Send {
     async fn next(&mut self) -> Delivery;
 
     /// Stops taking deliveries and hands back what this consumer holds unsettled, so that other workers get it.
-    /// `next` begins anew.
-    async fn pause(&mut self);
+    /// `next` begins anew. Whether the broker has heard all that was said before: not if the connection was lost by then.
+    async fn pause(&mut self) -> bool;
 }
 
 /// One message, given to this worker until it is settled.
@@ -149,8 +149,12 @@ pub struct Properties {
     pub headers: Vec<(String, String)>,
 }
 
-/// Most bytes of a publisher's own headers that a copy of its message keeps.
-const HEADERS_MAX: usize = 8 * 1024;
+/// Most bytes of a publisher's own headers that a copy of its message keeps, as they are sent. With ours and all properties they fit
+/// into 8 KiB, the shortest frame that RabbitMQ 4.1 and newer agree to.
+const HEADERS_MAX: usize = 3 * 1024;
+
+/// What a text header takes beside name and value: the lengths of both, and its type.
+const HEADER_OVERHEAD: usize = 6;
 
 impl Properties {
     /// The number of the attempt that this delivery is, from 1.
@@ -172,7 +176,8 @@ impl Properties {
     /// Drops the publisher's own headers if they are too long to be sent again: all headers have to fit into one frame of the
     /// broker's and ours, or the broker closes the connection, each time that it is tried.
     pub fn bound_headers(&mut self) {
-        if self.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADERS_MAX {
+        let sent = |(name, value): &(String, String)| name.len() + value.len() + HEADER_OVERHEAD;
+        if self.headers.iter().map(sent).sum::<usize>() > HEADERS_MAX {
             tracing::warn!(
                 "the headers of this job are too long to be kept: {HEADERS_MAX} bytes is the most"
             );

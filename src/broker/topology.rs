@@ -34,6 +34,10 @@ use crate::contract::topology::Names;
 /// "never" for an answer. Looking at a dead letter and putting it back must not use it up.
 const PRACTICALLY_NEVER: u32 = 1_000_000_000;
 
+/// How often a message that the broker gave up is given to a worker to be answered. Few: what is longer than a frame costs each its
+/// connection, and that counts against the jobs which run there.
+const ANSWERS_TRIED: u32 = 5;
+
 /// The argument that says where a queue's dead letters go.
 const DEAD_LETTER_KEY: &str = "x-dead-letter-routing-key";
 
@@ -150,6 +154,9 @@ impl Topology {
     #[must_use]
     pub fn answering(mut self, names: &Names) -> Topology {
         let died = names.died();
+        // What no worker can answer for, since it is too long to be read, say, is a dead letter after all.
+        let died_queue =
+            Queue { name: died.clone(), arguments: to_dead_letters(names, ANSWERS_TRIED), binding: None };
         for queue in &mut self.queues {
             for (name, value) in &mut queue.arguments {
                 if *name == DEAD_LETTER_KEY {
@@ -157,8 +164,7 @@ impl Topology {
                 }
             }
         }
-        let keep = vec![("x-queue-type", "quorum".into()), ("x-delivery-limit", PRACTICALLY_NEVER.into())];
-        self.queues.push(Queue { name: died, arguments: keep, binding: None });
+        self.queues.push(died_queue);
         self
     }
 
@@ -205,19 +211,21 @@ impl Topology {
 }
 
 fn pool_queue(names: &Names, pool: &PoolName, delivery_limit: u32) -> Queue {
-    Queue {
-        name: names.pool_queue(pool),
-        arguments: vec![
-            ("x-queue-type", "quorum".into()),
-            ("x-dead-letter-exchange", "".into()),
-            (DEAD_LETTER_KEY, names.dead().as_str().into()),
-            ("x-dead-letter-strategy", "at-least-once".into()),
-            ("x-overflow", "reject-publish".into()),
-            ("x-delivery-limit", delivery_limit.into()),
-            (CONSUMER_TIMEOUT, ack_timeout()),
-        ],
-        binding: Some((names.jobs(), pool.as_str().to_owned())),
-    }
+    let mut arguments = to_dead_letters(names, delivery_limit);
+    arguments.push((CONSUMER_TIMEOUT, ack_timeout()));
+    Queue { name: names.pool_queue(pool), arguments, binding: Some((names.jobs(), pool.as_str().to_owned())) }
+}
+
+/// Of a queue whose messages become dead letters when they are given out more often than this.
+fn to_dead_letters(names: &Names, delivery_limit: u32) -> Vec<(&'static str, Argument)> {
+    vec![
+        ("x-queue-type", "quorum".into()),
+        ("x-dead-letter-exchange", "".into()),
+        (DEAD_LETTER_KEY, names.dead().as_str().into()),
+        ("x-dead-letter-strategy", "at-least-once".into()),
+        ("x-overflow", "reject-publish".into()),
+        ("x-delivery-limit", delivery_limit.into()),
+    ]
 }
 
 fn delay_queue(names: &Names, delay: Duration) -> Queue {
@@ -465,8 +473,10 @@ mod tests {
                 .filter(|queue| queue.arguments.contains(&(DEAD_LETTER_KEY, name.into())))
                 .count()
         };
-        assert_eq!((to("p.died"), to("p.dead")), (2, 0));
-        assert!(topology.queues.iter().any(|queue| queue.name == "p.died" && queue.binding.is_none()));
+        assert_eq!((to("p.died"), to("p.dead")), (2, 1));
+        let died = topology.queues.iter().find(|queue| queue.name == "p.died").unwrap();
+        assert!(died.arguments.contains(&(DEAD_LETTER_KEY, "p.dead".into())) && died.binding.is_none());
+        assert!(died.arguments.contains(&("x-delivery-limit", ANSWERS_TRIED.into())));
     }
 
     #[test]

@@ -30,7 +30,7 @@ enum Verb {
     Ls(table::Args),
     /// Show all of one: properties, headers, reason, and the body with its secrets masked
     Show(show::Args),
-    /// Publish dead letters as the jobs that they were, with all their attempts before them
+    /// Publish dead letters as the jobs that they were, with none of their attempts counted
     Replay(Choice),
     /// Delete dead letters for good
     Purge(PurgeArgs),

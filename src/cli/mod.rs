@@ -87,7 +87,7 @@ enum Verb {
     Bench(bench::Args),
     /// Look at jobs that could not be processed; run them again, or delete them
     Dead(dead::Args),
-    /// Print the JSON Schema of a message
+    /// Print the JSON Schema of a message, or all of them as an AsyncAPI document
     Schema(schema::Args),
     /// Print what completes these commands in a shell, or write their manual pages
     Completions(completions::Args),

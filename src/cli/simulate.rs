@@ -105,31 +105,31 @@ struct WorkerArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "How many")]
 struct ScaleArgs {
-    /// So many workers
+    /// Number of workers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), required_unless_present = "max_workers")]
     workers: Option<u32>,
-    /// As many as an autoscaler says, up to so many: maxReplicaCount
+    /// Let an autoscaler choose, up to this many: KEDA's maxReplicaCount
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000), conflicts_with = "workers")]
     max_workers: Option<u32>,
-    /// At least so many: minReplicaCount
+    /// Fewest workers: KEDA's minReplicaCount
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(0..=10_000), conflicts_with = "workers")]
     min_workers: u32,
     /// Jobs that wait or run, for each worker: the trigger's value [default: --concurrency]
     #[arg(long, value_name = "N", value_parser = plan::rate, conflicts_with = "workers")]
     jobs_per_worker: Option<f64>,
-    /// pollingInterval
+    /// How often the autoscaler looks at the queue: KEDA's pollingInterval
     #[arg(long, value_name = "TIME", value_parser = time, default_value = "30s", conflicts_with = "workers")]
     poll: Duration,
-    /// cooldownPeriod
+    /// How long nothing waits or runs before the last worker goes: KEDA's cooldownPeriod
     #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "5m", conflicts_with = "workers")]
     cooldown: Duration,
-    /// scaleDown.stabilizationWindowSeconds
+    /// How long fewer must be enough before workers go: scaleDown.stabilizationWindowSeconds
     #[arg(long, value_name = "TIME", value_parser = time_or_none, default_value = "5m", conflicts_with = "workers")]
     stabilization: Duration,
-    /// The policy of scaleUp, as 4/15s or 100%/30s [default: the larger of 4/15s and 100%/15s]
+    /// How fast workers are added, scaleUp's policy, as 4/15s or 100%/30s [default: the larger of 4/15s and 100%/15s]
     #[arg(long, value_name = "N/TIME", value_parser = policy, conflicts_with = "workers")]
     up: Option<Policy>,
-    /// The policy of scaleDown [default: 100%/15s]
+    /// How fast workers are taken away, scaleDown's policy [default: 100%/15s]
     #[arg(long, value_name = "N/TIME", value_parser = policy, conflicts_with = "workers")]
     down: Option<Policy>,
     /// From the decision until a worker's process runs

@@ -67,6 +67,14 @@ pub(super) fn not_clean(pool: &PoolConfig) -> Vec<(&'static str, String)> {
             );
         }
     }
+    if pool.ulimits.contains_key("cpu") {
+        refuse(
+            "ulimits",
+            "'cpu' would count what init uses for all jobs of the container: with isolation = \"namespace\" leave it out, and \
+             write timeout or cpus"
+                .into(),
+        );
+    }
     if pool.network.as_deref() == Some("host") {
         refuse(
             "network",

@@ -744,6 +744,7 @@ fn isolation_by_namespaces_refuses_what_the_next_job_would_see() {
         ("security_opt = [\"seccomp=unconfined\"]", "security_opt: 'seccomp' can't be chosen"),
         ("security_opt = [\"apparmor=mine\"]", "security_opt: 'apparmor' can't be chosen"),
         ("network = \"host\"", "network: 'host' is shared with the host"),
+        ("ulimits = { cpu = 10 }", "ulimits: 'cpu' would count what init uses for all jobs"),
         (
             "mounts = [{ source = \"/a\", target = \"/b\" }]",
             "mounts: what one job writes to '/b' the next one sees",

@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Attached, ContainerId, ContainerSpec, Engine, EngineError, EngineInfo, Fault, INIT_DIR, INIT_PATH,
-    INSTANCE_LABEL, Image, Listed, Op, Stop, Stops, convert,
+    INSTANCE_LABEL, Image, Listed, Op, Stop, Stops, convert, reach,
 };
 use crate::config::{EngineConfig, Pull};
 use crate::init;
@@ -60,18 +60,7 @@ impl Docker {
     /// # Errors
     /// [`Fault::Unreachable`] if the address can't be one.
     pub fn new(config: &EngineConfig, metrics: &Metrics) -> Result<Docker, EngineError> {
-        let host =
-            config.host.clone().or_else(|| std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()));
-        let client = match &host {
-            Some(host) => Client::connect_with_host(host),
-            None => Client::connect_with_defaults(),
-        };
-        let host = host.unwrap_or_else(|| "unix:///var/run/docker.sock".into());
-        let client = client.map_err(|e| EngineError {
-            op: Op::Info,
-            subject: "at start".into(),
-            fault: Fault::Unreachable { host: host.clone(), reason: e.to_string() },
-        })?;
+        let (client, host) = reach::client(config)?;
         let seconds = metrics.histograms(
             "engine_request_seconds",
             "Duration of requests to the engine.",
@@ -83,14 +72,7 @@ impl Docker {
             seconds.with_label_values(&[op.as_str()]);
             errors.with_label_values(&[op.as_str()]);
         }
-        Ok(Docker {
-            client: client.with_timeout(config.timeout),
-            host,
-            timeout: config.timeout,
-            seconds,
-            errors,
-            filling: Mutex::new(()),
-        })
+        Ok(Docker { client, host, timeout: config.timeout, seconds, errors, filling: Mutex::new(()) })
     }
 
     /// Where the engine is.

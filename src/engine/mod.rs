@@ -6,6 +6,7 @@
 pub mod convert;
 pub mod docker;
 pub mod link;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -106,6 +106,10 @@ fn main(arguments: Environment, environment: Environment) -> ! {
     sys::exit(code)
 }
 
+/// So many signals, and so many children, are attended to before it is looked again what else there is: a job can send, and leave
+/// behind, more of either than can be coped with, and must not keep init from hearing that the worker is gone.
+const AT_A_TIME: usize = 64;
+
 /// How jobs are kept apart from what comes after them.
 enum Isolation {
     /// By their container: there is one job.
@@ -125,6 +129,8 @@ struct Init {
     oom: OomCounter,
     kill: job::Reach,
     job: Option<Job>,
+    /// There may be children to reap, of which no signal will tell again.
+    unreaped: bool,
 }
 
 impl Init {
@@ -154,6 +160,7 @@ impl Init {
             oom: OomCounter::open(),
             kill: job::Reach::of_this_process(),
             job: None,
+            unreaped: false,
         })
     }
 
@@ -173,6 +180,9 @@ impl Init {
             }
             if ready[slot::SIGNALS].ready() {
                 self.take_signals()?;
+            }
+            if self.unreaped {
+                self.reap();
             }
             if ready[slot::COMMANDS].ready() {
                 self.take_command()?;
@@ -197,7 +207,10 @@ impl Init {
         if let Isolation::Namespace { staged: Some(staged), .. } = &self.isolation {
             set[slot::REPORT] = Poll::on(&staged.pipes.report, sys::POLLIN);
         }
-        let timeout = self.job.as_ref().and_then(|job| job.interest(&mut set, &self.input, &self.output));
+        let mut timeout = self.job.as_ref().and_then(|job| job.interest(&mut set, &self.input, &self.output));
+        if self.unreaped {
+            timeout = Some(0);
+        }
         sys::poll(&mut set, timeout).map_err(|_| Quit::Kernel("ppoll"))?;
         if set[slot::OUTPUT].broken() {
             return Err(Quit::WorkerGone);
@@ -207,9 +220,10 @@ impl Init {
 
     fn take_signals(&mut self) -> Result<(), Quit> {
         use sys::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
-        while let Some(signal) = sys::next_signal(&self.signals) {
+        for _ in 0..AT_A_TIME {
+            let Some(signal) = sys::next_signal(&self.signals) else { break };
             match (signal.number, &mut self.job) {
-                (SIGCHLD, _) => self.reap(),
+                (SIGCHLD, _) => self.unreaped = true,
                 // Our own, from writing to a job that closed its stdin.
                 (SIGPIPE, _) => {}
                 // There is no terminal: a session leader without one is an orphaned process group, which the
@@ -226,17 +240,22 @@ impl Init {
         Ok(())
     }
 
-    /// Reaps whatever has ended: SIGCHLD says once that at least one child has.
+    /// Reaps what has ended: SIGCHLD says once that at least one child has.
     fn reap(&mut self) {
-        loop {
+        for _ in 0..AT_A_TIME {
             match (sys::reap(), &mut self.job) {
-                (Ok(Some(child)), Some(job)) => job.account(&child, self.kill),
+                (Ok(Some(child)), Some(job)) => {
+                    job.account(&child, self.kill);
+                    continue;
+                }
                 // What an earlier job left behind ended at last.
-                (Ok(Some(_)), None) => {}
-                (Ok(None), Some(job)) => return job.others_live(self.kill),
-                (Err(_), Some(job)) => return job.nobody_lives(),
-                (_, None) => return,
+                (Ok(Some(_)), None) => continue,
+                (Ok(None), Some(job)) => job.others_live(self.kill),
+                (Err(_), Some(job)) => job.nobody_lives(),
+                (_, None) => {}
             }
+            self.unreaped = false;
+            return;
         }
     }
 

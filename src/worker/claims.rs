@@ -332,7 +332,12 @@ impl Unheard {
         }
     }
 
-    /// The channel was closed in an orderly way: the broker has heard everything that was said on it.
+    /// Whether its channel is lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.origin.is_lost()
+    }
+
+    /// The broker has answered on the channel since: it has heard everything that was said before.
     pub(super) fn settled(self) {
         self.claims.book().remove(self.message, self.id);
     }

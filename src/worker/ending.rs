@@ -8,6 +8,7 @@ use super::case::{Case, Report};
 use super::claims::{Claim, Unheard};
 use super::remembered::Run;
 use crate::broker::{Message, Properties, Publisher, Settle, Target};
+use crate::contract::brief;
 use crate::contract::event::{Error, ErrorKind, JobResult, Status, Timings, Usage, millis, timestamp};
 use crate::contract::topology::{DIED_AT_HEADER, KIND_HEADER, POOL_HEADER, REASON_HEADER};
 use crate::failures::Failure;
@@ -15,6 +16,9 @@ use crate::init::wire::End;
 use crate::outcome::{self, Disposition, Met, Outcome};
 use crate::output::Output;
 use crate::replies::{Delivered, Replies, publish_surely};
+
+/// Most characters of a reason in a header: what an engine, or a proxy before it, answers can be a whole page.
+const REASON_MAX: usize = 600;
 
 impl Case<'_> {
     /// Publishes the result, if there is one to publish.
@@ -223,7 +227,7 @@ impl Ending {
         }
         properties.bound_headers();
         if let (Some(reason), Disposition::DeadLetter) = (&self.reason, self.disposition) {
-            properties.set_header(REASON_HEADER, reason.message.clone());
+            properties.set_header(REASON_HEADER, brief(&reason.message, REASON_MAX).into_owned());
             properties.set_header(KIND_HEADER, reason.kind.as_str().to_owned());
             properties.set_header(POOL_HEADER, case.pool.to_string());
             properties.set_header(DIED_AT_HEADER, timestamp(SystemTime::now()));

@@ -128,9 +128,12 @@ impl Worker {
         loop {
             // A worker that can't run this pool's jobs leaves them to others.
             if !*able.borrow_and_update() {
-                consumer.pause().await;
-                if let Some(unheard) = last.take() {
-                    Unheard::settled(unheard);
+                let lost = last.as_ref().is_some_and(Unheard::is_lost);
+                let heard = consumer.pause().await && !lost;
+                match last.take() {
+                    Some(unheard) if heard => unheard.settled(),
+                    Some(unheard) => unheard.heard(),
+                    None => {}
                 }
                 tokio::select! {
                     () = shutdown.drain.cancelled() => break,

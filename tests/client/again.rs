@@ -1,6 +1,7 @@
 //! Jobs that are published again.
 
 use crate::support::broker::{Job, RESULT, Reply};
+use crate::support::marks::Marks;
 use crate::support::worker::{Site, eventually, run};
 
 /// The results of a job that was published so often.
@@ -10,20 +11,12 @@ async fn results_of(site: &Site, job: &Job, published: usize) -> Vec<Reply> {
     replies.into_iter().filter(|r| r.kind == RESULT).collect()
 }
 
-/// A folder of the host's that jobs write to, and what is written in a file there.
-fn marks(site: &Site) -> (String, impl Fn(&str) -> usize) {
-    let dir = site.dir.join("marks");
-    std::fs::create_dir(&dir).unwrap();
-    let mount = format!("mounts = [{{ source = {dir:?}, target = \"/marks\" }}]");
-    let count = move |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default().lines().count();
-    (mount, count)
-}
-
 #[test]
 fn a_job_that_is_published_again_is_answered_and_not_run() {
     run(async |site: &Site| {
-        let (mount, runs) = marks(site);
-        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+        let marks = Marks::new(site);
+        let worker =
+            site.worker().pool("box", &format!("idle = 1\nconcurrency = 1\n{}", marks.mount())).ready().await;
         // Over, whatever its exit code.
         for code in [0, 3] {
             let name = format!("job{code}");
@@ -32,7 +25,7 @@ fn a_job_that_is_published_again_is_answered_and_not_run() {
             site.broker.finished(&job).await;
             site.broker.submit("box", job.clone()).await;
             let [first, second] = &results_of(site, &job, 2).await[..] else { panic!() };
-            assert_eq!(runs(&name), 1);
+            assert_eq!(marks.runs(&name), 1);
             assert_eq!((&second.body["repeated"], &second.body["seq"]), (&true.into(), &0.into()));
             assert!(first.body.get("repeated").is_none());
             for field in ["status", "exit_code", "stdout", "container", "timings_ms", "job_id"] {
@@ -47,7 +40,7 @@ fn a_job_that_is_published_again_is_answered_and_not_run() {
         job.body.push(b' ');
         site.broker.submit("box", job.clone()).await;
         results_of(site, &job, 2).await;
-        assert_eq!(runs("body"), 2);
+        assert_eq!(marks.runs("body"), 2);
         let metrics = worker.metrics().await;
         assert_eq!(metrics.get("prewarm_jobs_repeated_total", &[("pool", "box")]), 2.0);
         assert!(worker.stop().await.success());
@@ -58,8 +51,9 @@ fn a_job_that_is_published_again_is_answered_and_not_run() {
 #[test]
 fn while_it_runs_the_second_one_waits_for_its_result() {
     run(async |site: &Site| {
-        let (mount, runs) = marks(site);
-        let worker = site.worker().pool("box", &format!("idle = 1\nconcurrency = 2\n{mount}")).ready().await;
+        let marks = Marks::new(site);
+        let worker =
+            site.worker().pool("box", &format!("idle = 1\nconcurrency = 2\n{}", marks.mount())).ready().await;
         let job = Job::shell("echo run >>/marks/job; until [ -e /marks/go ]; do sleep 0.05; done");
         let job = site.broker.submit("box", job).await;
         site.broker.started(&job).await;
@@ -71,9 +65,9 @@ fn while_it_runs_the_second_one_waits_for_its_result() {
         // And doesn't keep others from running meanwhile.
         site.broker.run("box", Job::shell("true")).await.succeeded();
         assert!(!site.broker.so_far(&job).iter().any(|reply| reply.kind == RESULT));
-        std::fs::write(site.dir.join("marks/go"), "").unwrap();
+        std::fs::write(marks.0.join("go"), "").unwrap();
         let results = results_of(site, &job, 2).await;
-        assert_eq!((runs("job"), &results[1].body["repeated"]), (1, &true.into()));
+        assert_eq!((marks.runs("job"), &results[1].body["repeated"]), (1, &true.into()));
 
         // Cancelled, it is as if it had never been here: so the second is cancelled for itself.
         let job = site.broker.submit("box", Job::shell("echo up; sleep 60")).await;
@@ -90,10 +84,11 @@ fn while_it_runs_the_second_one_waits_for_its_result() {
 #[test]
 fn it_is_forgotten_after_its_time_and_can_be_switched_off() {
     run(async |site: &Site| {
-        let (mount, runs) = marks(site);
+        let marks = Marks::new(site);
         for remember in ["0s", "200ms"] {
             let setup = site.worker().set(&format!("remember = \"{remember}\""));
-            let worker = setup.pool("box", &format!("idle = 1\nconcurrency = 1\n{mount}")).ready().await;
+            let worker =
+                setup.pool("box", &format!("idle = 1\nconcurrency = 1\n{}", marks.mount())).ready().await;
             let name = format!("job{remember}");
             let job = site.broker.submit("box", Job::shell(&format!("echo run >>/marks/{name}"))).await;
             site.broker.finished(&job).await;
@@ -102,7 +97,7 @@ fn it_is_forgotten_after_its_time_and_can_be_switched_off() {
                 published += 1;
                 site.broker.submit("box", job.clone()).await;
                 results_of(site, &job, published).await;
-                (runs(&name) == 2).then_some(())
+                (marks.runs(&name) == 2).then_some(())
             })
             .await;
             assert!(remember != "0s" || published == 2, "the second one was answered");

@@ -2,9 +2,9 @@
 
 use std::process::Output;
 
-use crate::Marks;
 use crate::support::broker::{Attempt, Job, RESULT};
 use crate::support::engine::EngineProxy;
+use crate::support::marks::Marks;
 use crate::support::worker::{Site, Worker, eventually, prewarm, run};
 
 fn cancel(worker: &Worker, id: &str) -> Output {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::by_way_of_a_proxy;
 use crate::support::broker::{Job, RESULT};
 use crate::support::docker::docker_ok;
+use crate::support::marks::Marks;
 use crate::support::worker::{Site, Worker, eventually, run, signal};
-use crate::{Marks, by_way_of_a_proxy};
 
 async fn queues_are_empty(site: &Site) {
     for queue in [site.broker.pool_queue("box"), site.broker.dead(), site.broker.results()] {

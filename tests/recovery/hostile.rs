@@ -1,10 +1,12 @@
 //! What a publisher, a client or an operator may do that nobody expects.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use lapin::options::QueueDeleteOptions;
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::support::broker::{Job, RESULT};
@@ -35,6 +37,18 @@ fn long_headers_cost_no_connection() {
         })
         .await;
         let config = worker.config.to_str().unwrap();
+        // Short ones take more than they hold.
+        let mut many = Job::raw("no");
+        // `CC` means something to the broker.
+        let letters: Vec<char> = ('!'..='~').filter(|letter| *letter != 'C').collect();
+        let pairs = letters.iter().flat_map(|a| letters.iter().map(move |b| format!("{a}{b}"))).take(4028);
+        let names = pairs.chain(letters.iter().map(char::to_string));
+        let table =
+            names.map(|name| (name.into(), AMQPValue::LongString("".into()))).collect::<BTreeMap<_, _>>();
+        many.properties = many.properties.with_headers(FieldTable::from(table));
+        site.broker.publish("box", &many).await;
+        eventually("another one", async || (site.broker.ready(&site.broker.dead()).await == 2).then_some(()))
+            .await;
         let listed = prewarm().args(["--config", config, "dead", "ls"]).output().unwrap();
         assert!(listed.status.success(), "{listed:?}");
         assert_eq!(reconnects(&worker).await, 0.0);

@@ -11,32 +11,6 @@ mod service;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::fs;
-use std::path::PathBuf;
-
-use support::worker::Site;
-
-/// A folder of the host in which jobs leave a mark each time they run: an account that no broker keeps.
-struct Marks(PathBuf);
-
-impl Marks {
-    fn new(site: &Site) -> Marks {
-        let dir = site.dir.join("marks");
-        fs::create_dir_all(&dir).unwrap();
-        Marks(dir)
-    }
-
-    /// For a pool's keys.
-    fn mount(&self) -> String {
-        format!("mounts = [{{ source = \"{}\", target = \"/marks\" }}]", self.0.display())
-    }
-
-    /// How often the job ran whose script says `echo run >>/marks/NAME`.
-    fn runs(&self, name: &str) -> usize {
-        fs::read_to_string(self.0.join(name)).unwrap_or_default().lines().count()
-    }
-}
-
 /// The broker's address, by way of a proxy.
 async fn by_way_of_a_proxy() -> (proxy::Proxy, String) {
     let url = support::broker::url();

@@ -7,8 +7,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use crate::Marks;
 use crate::support::broker::Job;
+use crate::support::marks::Marks;
 use crate::support::worker::{DEADLINE, Site, run, signal};
 
 struct Manager(Receiver<String>);

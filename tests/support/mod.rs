@@ -7,6 +7,7 @@ pub mod broker;
 pub mod docker;
 pub mod engine;
 pub mod gate;
+pub mod marks;
 pub mod own_broker;
 pub mod own_engine;
 pub mod schema;

@@ -112,10 +112,11 @@ impl Consumer for AmqpConsumer {
         }
     }
 
-    async fn pause(&mut self) {
+    async fn pause(&mut self) -> bool {
         self.opening = None;
-        if let Some(session) = self.session.take() {
-            session.hand_back().await;
+        match self.session.take() {
+            Some(session) => session.hand_back().await,
+            None => false,
         }
     }
 }
@@ -192,11 +193,13 @@ impl Session {
     }
 
     /// Returns what is unsettled by `basic.nack`. Closing the channel would do that too, but would count against
-    /// the delivery limit on RabbitMQ 4.3 and newer, where a nack doesn't.
-    async fn hand_back(self) {
+    /// the delivery limit on RabbitMQ 4.3 and newer, where a nack doesn't. Whether the broker answered: it has heard what was said
+    /// on the channel before, then.
+    async fn hand_back(self) -> bool {
         let tag = self.deliveries.tag();
         let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
-        if self.link.ask("stopping to consume", cancel).await.is_ok() {
+        let heard = self.link.ask("stopping to consume", cancel).await.is_ok();
+        if heard {
             // Tag 0 with `multiple`: all that is outstanding on the channel.
             let nack = self.channel.basic_nack(0, BasicNackOptions { multiple: true, requeue: true });
             if let Err(fault) = self.link.ask("handing back", nack).await {
@@ -204,6 +207,7 @@ impl Session {
             }
         }
         self.close().await;
+        heard
     }
 }
 

@@ -118,20 +118,25 @@ pub fn signals() -> Result<Fd> {
 /// A signal that has arrived.
 pub struct Signal {
     pub number: i32,
-    /// Its sender isn't in this PID namespace, which the kernel shows as process 0: an engine that stops the
-    /// container, or somebody on the host.
+    /// Sent by kill(2), and its sender isn't in this PID namespace, which the kernel shows as process 0: an engine that stops the
+    /// container, or somebody on the host. By other ways a sender may call itself what it likes (rt_sigqueueinfo(2)), but not by
+    /// this one: the kernel lets nobody claim `SI_USER`.
     pub from_outside: bool,
 }
 
 /// The next signal, if one has arrived.
 pub fn next_signal(signals: &Fd) -> Option<Signal> {
-    // struct signalfd_siginfo: the number at 0, the sender's process id at 12.
+    const SI_USER: i32 = 0;
+    // struct signalfd_siginfo: the number at 0, how it was sent at 8, the sender's process id at 12.
     let mut info = [0_u8; 128];
     let word = |info: &[u8; 128], at: usize| {
         i32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]])
     };
     match read(signals, &mut info) {
-        Ok(128) => Some(Signal { number: word(&info, 0), from_outside: word(&info, 12) == 0 }),
+        Ok(128) => Some(Signal {
+            number: word(&info, 0),
+            from_outside: word(&info, 8) == SI_USER && word(&info, 12) == 0,
+        }),
         _ => None,
     }
 }
