@@ -228,7 +228,8 @@ pub async fn run(
                     return Ok(course.over(None));
                 }
                 // Artifacts are not dropped for that: the one that reads them is stopped first.
-                if happenings.capacity() == 0 && !have_room && !controls.hurry.is_cancelled() && course.ended.is_none() {
+                let no_room = !have_room && happenings.capacity() == 0;
+                if no_room && !controls.hurry.is_cancelled() && course.ended.is_none() {
                     controls.hurry.cancel();
                     course.next = Some(Instant::now() + HURRY);
                     continue;

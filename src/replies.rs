@@ -420,9 +420,12 @@ mod tests {
         assert_eq!(deliver(to, &[Refused, Yes]).await, (Delivered::Refused, full.clone()));
         // The broker has no majority, and then has one again.
         let outage = [full.clone(), full, vec![theirs()]].concat();
+        let begun = tokio::time::Instant::now();
         assert_eq!(
             deliver(to, &[Refused, Refused, Refused, No, Yes]).await,
             (Delivered::ToPublisher, outage)
         );
+        // Whatever broker.reply_patience is, it isn't asked without a pause.
+        assert_eq!(begun.elapsed(), 2 * PAUSE);
     }
 }

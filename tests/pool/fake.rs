@@ -51,6 +51,10 @@ pub enum Init {
     Stubborn,
     /// READY; a START is answered with STARTED; nothing ends the job.
     Deaf,
+    /// As `Obliging`, but takes each piece of what the job brings in 40 s, and begins after that.
+    Unhurried,
+    /// READY; a START is answered with STARTED and output without end, until SIGKILL.
+    Talkative,
     /// As `Obliging`, but one of the job's processes was killed for memory.
     ShortOfMemory,
     /// As `Obliging`, but not fit for another job.
@@ -432,6 +436,34 @@ async fn run_init(
                     }
                     _ => send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?,
                 }
+            }
+            (Kind::Start, Init::Unhurried) => {}
+            (Kind::Stdin, Init::Unhurried) => {
+                tokio::time::sleep(Duration::from_secs(40)).await;
+                send(&mut stdout, Kind::StdinTaken, &[]).await?;
+            }
+            (Kind::StdinEof, Init::Unhurried) => {
+                send(&mut stdout, Kind::Started, &[]).await?;
+                exited(&mut stdout, End::Code(0), 0).await?;
+            }
+            (Kind::Start, Init::Talkative) => {
+                send(&mut stdout, Kind::Started, &[]).await?;
+                let signals = async {
+                    while receive(&mut stdin).await?.1 != [9, 0, 0, 0] {}
+                    Some(())
+                };
+                let talk = async {
+                    loop {
+                        send(&mut stdout, Kind::Stdout, &[b'x'; 1000]).await?;
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                };
+                let killed = tokio::select! {
+                    killed = signals => killed,
+                    gone = talk => gone,
+                };
+                killed?;
+                exited(&mut stdout, End::Signal(9), 0).await?;
             }
             (Kind::Start, _) => send(&mut stdout, Kind::Started, &[]).await?,
             (Kind::Signal, Init::Stubborn) if payload[0] == 9 => {

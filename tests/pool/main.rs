@@ -17,6 +17,7 @@ use fake::{Fake, Fate, Init};
 use prewarm::attempt::{self, AttemptError, Controls, Ended, Happening, Plan, Stopped};
 use prewarm::config::{IdleConfig, PoolConfig};
 use prewarm::contract::PoolName;
+use prewarm::contract::content::{Content, File};
 use prewarm::contract::event::LeaseKind;
 use prewarm::engine::link::{self, Beside, Stdin};
 use prewarm::engine::{ContainerState, Engine, Op, WORKER_LABEL};
@@ -202,6 +203,45 @@ async fn deadlines_are_kept_though_nobody_takes_the_output() {
     assert_eq!((ended.stopped, ended.exited), (Some(Stopped::Timeout), None));
     assert!(matches!(happenings.recv().await, Some(Happening::Started(_))));
     close(&pools, &fake).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_may_take_longer_than_a_start() {
+    let fake = Fake::new();
+    fake.behave(Init::Unhurried);
+    let pools = pools(&fake, 1, 1);
+    idle(&pools, 1).await;
+    let lease = pools.lease(&name(), MINUTE).await.unwrap();
+    let content = Content(vec![0; 200_000].into());
+    let files = vec![File { path: "/f".into(), content, mode: 0o644 }];
+    let plan = Plan { files, ..plan() };
+    let (happen, _happenings) = mpsc::channel(attempt::CHANNEL);
+    let begun = tokio::time::Instant::now();
+    let ended = attempt::run(lease, plan, &Controls::default(), happen).await.unwrap();
+    assert_eq!((ended.exited.unwrap().end, begun.elapsed().as_secs()), (End::Code(0), 4 * 40));
+    close(&pools, &fake).await;
+}
+
+/// Only who has no room is to hurry.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_prints_at_its_deadline_is_stopped_then_and_loses_nothing() {
+    for _ in 0..20 {
+        let fake = Fake::new();
+        fake.behave(Init::Talkative);
+        let pools = pools(&fake, 1, 1);
+        idle(&pools, 1).await;
+        let lease = pools.lease(&name(), MINUTE).await.unwrap();
+        let (controls, begun) = (Controls::default(), tokio::time::Instant::now());
+        // In a task of its own, as init: whoever is woken first is polled first.
+        let attempt = {
+            let controls = controls.clone();
+            async move { run(lease, &controls).await.0 }
+        };
+        let ended = tokio::spawn(attempt).await.unwrap().unwrap();
+        assert_eq!((ended.stopped, begun.elapsed().as_secs()), (Some(Stopped::Timeout), 65));
+        assert!(!controls.hurry.is_cancelled());
+        close(&pools, &fake).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
