@@ -6,7 +6,7 @@
 #
 #   worker     declares exchanges and queues, takes jobs, answers (broker.topology = "declare")
 #   runner     the same, where somebody else declares them (broker.topology = "check")
-#   publisher  publishes jobs, at once or with a delay, and reads the replies to them: submit. May not cancel.
+#   publisher  publishes jobs and reads the replies to them: submit. May not cancel.
 #   operator   a publisher who also cancels, looks at workers and running jobs, and at dead letters: cancel, status, logs, dead
 #
 # Who may write to the exchange PREFIX.control, an operator, may read what all jobs print (secrets masked), and may cancel them all.
@@ -35,12 +35,12 @@ expressions() {
             ;;
         publisher)
             configure="^$own\$"
-            write="^$p\.(jobs|retry\..*)\$"
+            write="^$p\.jobs\$"
             read="^$own\$"
             ;;
         operator)
             configure="^$own\$"
-            write="^$p\.(jobs|control|retry\..*)\$"
+            write="^$p\.(jobs|control)\$"
             read="^($p\.dead|$own)\$"
             ;;
         *)

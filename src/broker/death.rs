@@ -25,16 +25,22 @@ pub struct Death {
 }
 
 impl Death {
-    /// The newest one that a message tells of, if it can be read. The broker has an entry for each queue and reason.
-    pub(super) fn newest(raw: &BasicProperties) -> Option<Death> {
-        let deaths = raw.headers().as_ref()?.inner().get("x-death")?;
-        let AMQPValue::FieldArray(deaths) = deaths else { return None };
-        let AMQPValue::FieldTable(newest) = deaths.as_slice().first()? else { return None };
-        let at = match newest.inner().get("time") {
+    /// Those that a message tells of, the newest first, as far as they can be read. The broker has an entry for each queue and reason.
+    pub(super) fn all(raw: &BasicProperties) -> impl Iterator<Item = Death> {
+        let entries = match raw.headers().as_ref().and_then(|headers| headers.inner().get("x-death")) {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map_while(Death::read)
+    }
+
+    fn read(entry: &AMQPValue) -> Option<Death> {
+        let AMQPValue::FieldTable(entry) = entry else { return None };
+        let at = match entry.inner().get("time") {
             Some(AMQPValue::Timestamp(at)) => UNIX_EPOCH.checked_add(Duration::from_secs(*at)),
             _ => None,
         };
-        Some(Death { queue: text(newest, "queue")?, reason: text(newest, "reason")?, at })
+        Some(Death { queue: text(entry, "queue")?, reason: text(entry, "reason")?, at })
     }
 
     /// The pool that it was for; none if it was in no pool's queue.

@@ -29,7 +29,7 @@ pub(super) fn client(config: &EngineConfig) -> Result<(Client, String), EngineEr
     let host = config.host.clone().or_else(|| std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()));
     let verify = std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|v| !v.is_empty());
     let client = match host.as_deref() {
-        None => Client::connect_with_defaults().map_err(|e| e.to_string()),
+        None => Client::connect_with_local_defaults().map_err(|e| e.to_string()),
         Some(host) if wants_tls(host, verify) => over_tls(host),
         Some(host) => match host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://")) {
             Some(authority) => over_tcp(authority.trim_end_matches('/')).map_err(|e| e.to_string()),
@@ -65,6 +65,8 @@ fn over_tcp(authority: &str) -> Result<Client, ClientError> {
     connector.set_keepalive(Some(SILENT_FOR));
     connector.set_keepalive_interval(Some(ASKED_EVERY));
     connector.set_keepalive_retries(Some(ASKED));
+    // While something of ours isn't acknowledged the kernel doesn't ask, but sends it again, for a quarter of an hour.
+    connector.set_tcp_user_timeout(Some(SILENT_FOR + ASKED_EVERY * ASKED));
     // Frames are short, and wait for nothing.
     connector.set_nodelay(true);
     let http = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);

@@ -218,10 +218,11 @@ impl Init {
         Ok(set)
     }
 
+    /// The kernel gives out signals by their numbers, not as they came: what wasn't reached may be a SIGCHLD.
     fn take_signals(&mut self) -> Result<(), Quit> {
         use sys::{SIGCHLD, SIGHUP, SIGINT, SIGPIPE, SIGQUIT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU};
         for _ in 0..AT_A_TIME {
-            let Some(signal) = sys::next_signal(&self.signals) else { break };
+            let Some(signal) = sys::next_signal(&self.signals) else { return Ok(()) };
             match (signal.number, &mut self.job) {
                 (SIGCHLD, _) => self.unreaped = true,
                 // Our own, from writing to a job that closed its stdin.
@@ -237,6 +238,7 @@ impl Init {
                 (_, None) => {}
             }
         }
+        self.unreaped = true;
         Ok(())
     }
 

@@ -32,7 +32,7 @@ pub(crate) fn decode(raw: &BasicProperties) -> Properties {
         // Publishers choose the timestamp, up to what doesn't fit a SystemTime.
         timestamp: raw.timestamp().and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))),
         priority: *raw.priority(),
-        death: Death::newest(raw),
+        death: Death::all(raw).next(),
         ..Properties::default()
     };
     for (name, value) in raw.headers().iter().flat_map(FieldTable::inner) {

@@ -52,7 +52,9 @@ impl Letter {
         let ours = properties::decode(raw);
         let header =
             |name: &str| ours.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
-        let death = Death::newest(raw);
+        // That no worker could answer for it is not what it died of.
+        let died = names.died();
+        let death = Death::all(raw).find(|death| death.queue != died);
         let by_broker =
             death.as_ref().filter(|death| death.pool(names).is_some() || header(REASON_HEADER).is_none());
         let letter = Letter {
@@ -252,6 +254,13 @@ mod tests {
     #[test]
     fn of_both_the_newer_counts() {
         let mut both = by_worker();
+        both.push(("x-death", deaths(&[("p.died", "delivery_limit"), ("p.jobs.build", "expired")])));
+        let unanswered = read(headers(&both));
+        assert_eq!(
+            (unanswered.kind.as_str(), unanswered.pool.as_ref().map(PoolName::as_str)),
+            ("expired", Some("build"))
+        );
+        both.pop();
         both.push(("x-death", deaths(&[("p.jobs.build", "delivery_limit")])));
         assert_eq!(read(headers(&both)).kind, "delivery_limit", "a worker's copy has no x-death");
         // Moved about by a policy of somebody's: that is not what it died of.

@@ -119,8 +119,9 @@ pub fn signals() -> Result<Fd> {
 pub struct Signal {
     pub number: i32,
     /// Sent by kill(2), and its sender isn't in this PID namespace, which the kernel shows as process 0: an engine that stops the
-    /// container, or somebody on the host. By other ways a sender may call itself what it likes (rt_sigqueueinfo(2)), but not by
-    /// this one: the kernel lets nobody claim `SI_USER`.
+    /// container, or somebody on the host. By other ways a sender may call itself what it likes (rt_sigqueueinfo(2)), and nobody
+    /// may claim `SI_USER`. But a job that has used up all of its user's pending signals can still look so: of the next one the kernel
+    /// keeps the number alone (kernel/signal.c, collect_signal).
     pub from_outside: bool,
 }
 
