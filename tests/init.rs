@@ -388,17 +388,6 @@ fn a_flood_of_signals_does_not_keep_init_from_the_end_of_its_stream() {
     assert_eq!(init.end().code(), Some(0));
 }
 
-/// The kernel gives out those with low numbers first, before that which tells of the job's end.
-#[test]
-fn a_flood_of_signals_does_not_hide_the_end_of_a_job() {
-    let mut init = Init::boot();
-    let script = "$SIG{$_} = 'IGNORE' for qw(HUP USR1 USR2); \
-                  for (1..4) { fork or do { while (1) { kill $_, 1 for 1, 10, 12 } } } exit 4";
-    let outcome = init.run(&perl(script));
-    assert_eq!(outcome.exited.end, End::Code(4), "{outcome:?}");
-    assert!(!outcome.exited.left_behind);
-}
-
 #[test]
 fn usage_is_counted_per_job() {
     let mut init = Init::boot();

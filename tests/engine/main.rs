@@ -5,6 +5,7 @@ mod flow;
 mod idle;
 mod leftovers;
 mod outage;
+mod remote;
 mod roll;
 #[path = "../support/mod.rs"]
 mod support;

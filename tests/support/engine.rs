@@ -99,10 +99,11 @@ impl Drop for EngineProxy {
     }
 }
 
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-async fn upstream() -> std::io::Result<Box<dyn Duplex>> {
+/// A connection of its own to the engine.
+pub async fn upstream() -> std::io::Result<Box<dyn Duplex>> {
     let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".into());
     match host.split_once("://") {
         Some(("unix", path)) => Ok(Box::new(UnixStream::connect(path).await?)),
