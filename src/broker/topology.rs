@@ -154,9 +154,6 @@ impl Topology {
     #[must_use]
     pub fn answering(mut self, names: &Names) -> Topology {
         let died = names.died();
-        // What no worker can answer for, since it is too long to be read, say, is a dead letter after all.
-        let died_queue =
-            Queue { name: died.clone(), arguments: to_dead_letters(names, ANSWERS_TRIED), binding: None };
         for queue in &mut self.queues {
             for (name, value) in &mut queue.arguments {
                 if *name == DEAD_LETTER_KEY {
@@ -164,7 +161,9 @@ impl Topology {
                 }
             }
         }
-        self.queues.push(died_queue);
+        // What no worker can answer for, since it is too long to be read, say, is a dead letter after all.
+        let arguments = to_dead_letters(names, ANSWERS_TRIED);
+        self.queues.push(Queue { name: died, arguments, binding: None });
         self
     }
 

@@ -18,6 +18,9 @@ const SILENT_FOR: Duration = Duration::from_secs(15);
 const ASKED_EVERY: Duration = Duration::from_secs(10);
 const ASKED: u32 = 3;
 
+/// Where Docker is unless somebody says otherwise.
+const DOCKERS_OWN: &str = "unix:///var/run/docker.sock";
+
 /// Seconds; the configured ones take their place.
 const REQUEST_TIMEOUT: u64 = 60;
 
@@ -27,16 +30,14 @@ const REQUEST_TIMEOUT: u64 = 60;
 /// [`Fault::Unreachable`] if the address can't be one.
 pub(super) fn client(config: &EngineConfig) -> Result<(Client, String), EngineError> {
     let host = config.host.clone().or_else(|| std::env::var("DOCKER_HOST").ok().filter(|h| !h.is_empty()));
+    let host = host.unwrap_or_else(|| DOCKERS_OWN.into());
     let verify = std::env::var_os("DOCKER_TLS_VERIFY").is_some_and(|v| !v.is_empty());
-    let client = match host.as_deref() {
-        None => Client::connect_with_local_defaults().map_err(|e| e.to_string()),
-        Some(host) if wants_tls(host, verify) => over_tls(host),
-        Some(host) => match host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://")) {
-            Some(authority) => over_tcp(authority.trim_end_matches('/')).map_err(|e| e.to_string()),
-            None => Client::connect_with_host(host).map_err(|e| e.to_string()),
-        },
+    let authority = host.strip_prefix("tcp://").or_else(|| host.strip_prefix("http://"));
+    let client = match authority {
+        _ if wants_tls(&host, verify) => over_tls(&host),
+        Some(authority) => over_tcp(authority.trim_end_matches('/')).map_err(|e| e.to_string()),
+        None => Client::connect_with_host(&host).map_err(|e| e.to_string()),
     };
-    let host = host.unwrap_or_else(|| "unix:///var/run/docker.sock".into());
     match client {
         Ok(client) => Ok((client.with_timeout(config.timeout), host)),
         Err(reason) => Err(EngineError {
