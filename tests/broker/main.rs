@@ -24,7 +24,8 @@ use prewarm::config::{BrokerConfig, TopologyMode};
 use prewarm::contract::PoolName;
 use prewarm::contract::topology::RETRY_DELAYS;
 use setup::{
-    DEADLINE, Needs, Setup, close, confirmed, cut_off, message, next, probe, run, send, until_connected,
+    DEADLINE, Needs, Setup, close, confirmed, cut_off, eventually, message, next, probe, run, send,
+    until_connected,
 };
 use tokio::time::timeout;
 
@@ -292,6 +293,8 @@ fn at_the_delivery_limit_a_message_is_dead_lettered() {
             let held = next(&mut consumer).await;
             // As when it takes the worker along: what is only handed back doesn't count from RabbitMQ 4.3 on.
             cut_off(&broker, || proxy.cut()).await;
+            // Of two connections the other may have been noticed: handed back on this one it would come, and be lost, once more.
+            eventually("it is lost with its connection", async || held.origin.is_lost()).await;
             drop(held);
         }
         assert_eq!(setup.take(&setup.names.dead()).await, "poison");

@@ -1,6 +1,7 @@
 //! A broker's corner for one test: names of its own, and nothing left behind.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Once;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -57,6 +58,7 @@ pub fn run(needs: Needs, test: impl AsyncFnOnce(&Setup)) {
 
 /// Likewise, at this broker.
 pub fn run_at(url: String, needs: Needs, test: impl AsyncFnOnce(&Setup)) {
+    log();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let (_shared, _alone) = match needs {
@@ -71,6 +73,15 @@ pub fn run_at(url: String, needs: Needs, test: impl AsyncFnOnce(&Setup)) {
         }
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+/// A failed test shows what the worker's side had to say: threads inherit where the test's output goes.
+fn log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let filter = tracing_subscriber::EnvFilter::new("prewarm=debug,lapin=info");
+        tracing_subscriber::fmt().with_test_writer().with_env_filter(filter).init();
+    });
 }
 
 pub fn broker_url() -> String {
