@@ -6,7 +6,7 @@
 //! 1. [`broker`] gives a `Delivery` to a seat of the [`worker`]; each seat has one at a time.
 //! 2. [`contract::job`] decodes it, or says exactly what is wrong with it.
 //! 3. [`pool`] leases a container: one that is idle (a hit), or the next that becomes ready (a miss). Whoever leases it
-//!    gets the stream to its init; no engine is asked. How many are idle follows from how jobs come
+//!    gets the stream to its init, or the socket past the engine ([`engine::shortcut`]); no engine is asked. How many are idle follows from how jobs come
 //!    ([`pool::planner`]).
 //! 4. [`launch`] says what `docker run` would have executed; [`attempt`] sends it down the stream as one START frame and
 //!    follows what comes back, with the deadline in hand. [`init`] is what sits at the other end: the container's PID 1.

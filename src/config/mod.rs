@@ -202,7 +202,8 @@ pub struct WorkerConfig {
     /// `max_message`: largest job message in bytes; above it the job is rejected. 1KiB to 512MiB; default
     /// 16MiB.
     pub max_message: u64,
-    /// `runtime_dir`: where a file says that this worker is alive, for others on this host that look for what dead ones left.
+    /// `runtime_dir`: where a file says that this worker is alive, for others on this host that look for what dead ones left; and
+    /// the socket is by which containers of isolation `namespace` are spoken to.
     /// A local file system: locks tell the living from the dead. Default: `/run/prewarm`, or `prewarm` in `$XDG_RUNTIME_DIR` for who may not write there.
     pub runtime_dir: Option<PathBuf>,
     /// `reply_to`: which queues jobs may have replies sent to; in each, `*` stands for any characters and `?` for one.

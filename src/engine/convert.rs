@@ -8,8 +8,8 @@ use bollard::models::{
     HostConfigLogConfig, ImageInspect, Mount, MountType, MountVolumeOptions, ResourcesUlimits,
 };
 
-use super::{ContainerId, ContainerSpec, ContainerState, INIT_DIR, INIT_PATH, Image, Listed};
-use crate::config::{Isolation, MountConfig, PoolConfig, Security};
+use super::{ContainerId, ContainerSpec, ContainerState, INIT_DIR, INIT_PATH, Image, Listed, SHORTCUT_PATH};
+use crate::config::{Isolation, PoolConfig, Security};
 use crate::seccomp::{self, Capabilities};
 
 /// Init's argument; see [`crate::init::wire::NAMESPACE`].
@@ -46,7 +46,7 @@ pub fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
         tty: Some(false),
         // A health check would run a second program beside the job, with an interval of its own.
         healthcheck: Some(HealthConfig { test: Some(vec!["NONE".into()]), ..Default::default() }),
-        host_config: Some(host_config(pool, &spec.init_volume)),
+        host_config: Some(host_config(spec)),
         ..Default::default()
     }
 }
@@ -73,7 +73,8 @@ const INIT_NEEDS: [&str; 9] =
 /// Init's own process counts against the limit too.
 const INIT_PIDS: u64 = 1;
 
-fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {
+fn host_config(spec: &ContainerSpec) -> HostConfig {
+    let pool = &*spec.pool;
     let hardened = pool.security == Security::Hardened;
     let namespace = pool.isolation == Isolation::Namespace;
     let (mut cap_add, mut cap_drop) = (pool.cap_add.clone(), cap_drop(pool));
@@ -110,7 +111,7 @@ fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {
         runtime: pool.runtime.clone(),
         readonly_rootfs: pool.read_only.then_some(true),
         tmpfs: (!pool.tmpfs.is_empty()).then(|| pool.tmpfs.clone().into_iter().collect::<HashMap<_, _>>()),
-        mounts: Some(mounts(&pool.mounts, init_volume)),
+        mounts: Some(mounts(spec)),
         ulimits: some(
             pool.ulimits
                 .iter()
@@ -126,24 +127,30 @@ fn host_config(pool: &PoolConfig, init_volume: &str) -> HostConfig {
     }
 }
 
-fn mounts(configured: &[MountConfig], init_volume: &str) -> Vec<Mount> {
+fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
     let init = Mount {
         typ: Some(MountType::VOLUME),
-        source: Some(init_volume.into()),
+        source: Some(spec.init_volume.clone()),
         target: Some(INIT_DIR.into()),
         read_only: Some(true),
         // Nothing of the image is to be copied into the volume, should it have such a directory.
         volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
         ..Default::default()
     };
-    let configured = configured.iter().map(|m| Mount {
+    let shortcut = spec.shortcut.as_ref().map(|socket| Mount {
+        typ: Some(MountType::BIND),
+        source: Some(socket.display().to_string()),
+        target: Some(SHORTCUT_PATH.into()),
+        ..Default::default()
+    });
+    let configured = spec.pool.mounts.iter().map(|m| Mount {
         typ: Some(if m.source.starts_with('/') { MountType::BIND } else { MountType::VOLUME }),
         source: Some(m.source.clone()),
         target: Some(m.target.clone()),
         read_only: Some(m.read_only),
         ..Default::default()
     });
-    std::iter::once(init).chain(configured).collect()
+    std::iter::once(init).chain(shortcut).chain(configured).collect()
 }
 
 fn some<T>(v: Vec<T>) -> Option<Vec<T>> {
@@ -208,18 +215,35 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::config::Ulimit;
+    use crate::config::{MountConfig, Ulimit};
 
     fn body(edit: impl FnOnce(&mut PoolConfig)) -> ContainerCreateBody {
+        create_body(&spec(edit))
+    }
+
+    fn spec(edit: impl FnOnce(&mut PoolConfig)) -> ContainerSpec {
         let mut pool = PoolConfig::of_image("busybox");
         edit(&mut pool);
-        create_body(&ContainerSpec {
+        ContainerSpec {
             name: "n".into(),
             image: "sha256:1".into(),
             init_volume: "prewarm-init-x".into(),
             labels: BTreeMap::from([("a".into(), "b".into())]),
             pool: Arc::new(pool),
-        })
+            shortcut: None,
+        }
+    }
+
+    #[test]
+    fn the_workers_socket_is_mounted_beside_init() {
+        let spec = ContainerSpec { shortcut: Some("/run/prewarm/x.socket".into()), ..spec(|_| ()) };
+        let mounts = create_body(&spec).host_config.unwrap().mounts.unwrap();
+        let [init, socket] = &mounts[..] else { panic!("{mounts:?}") };
+        assert_eq!((init.typ, init.target.as_deref()), (Some(MountType::VOLUME), Some(INIT_DIR)));
+        // As a mount that must be there: the other kind makes a directory of what isn't.
+        assert_eq!(socket.typ, Some(MountType::BIND));
+        assert_eq!(socket.source.as_deref(), Some("/run/prewarm/x.socket"));
+        assert_eq!(socket.target.as_deref(), Some(SHORTCUT_PATH));
     }
 
     #[test]

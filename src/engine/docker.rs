@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -23,6 +25,7 @@ use prometheus::{HistogramVec, IntCounterVec};
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 
+use super::shortcut::Shortcut;
 use super::{
     Attached, ContainerId, ContainerSpec, Engine, EngineError, EngineInfo, Fault, INIT_DIR, INIT_PATH,
     INSTANCE_LABEL, Image, Listed, Op, Stop, Stops, convert, reach,
@@ -50,6 +53,7 @@ pub struct Docker {
     timeout: Duration,
     seconds: HistogramVec,
     errors: IntCounterVec,
+    shortcut: Option<Shortcut>,
     /// Held while this worker fills the volume of init.
     filling: Mutex<()>,
 }
@@ -72,7 +76,23 @@ impl Docker {
             seconds.with_label_values(&[op.as_str()]);
             errors.with_label_values(&[op.as_str()]);
         }
-        Ok(Docker { client, host, timeout: config.timeout, seconds, errors, filling: Mutex::new(()) })
+        let (timeout, shortcut, filling) = (config.timeout, None, Mutex::new(()));
+        Ok(Docker { client, host, timeout, seconds, errors, shortcut, filling })
+    }
+
+    /// Lets inits come to a socket of the worker's at this path, if the engine may be on this host. It works without.
+    #[must_use]
+    pub fn with_shortcut(mut self, path: Option<&Path>) -> Docker {
+        let path = path.filter(|_| self.host.starts_with("unix://"));
+        self.shortcut = path.and_then(|path| match Shortcut::open(path) {
+            Ok(shortcut) => Some(shortcut),
+            Err(error) => {
+                let path = path.display();
+                tracing::info!(%path, %error, "containers are spoken to by way of the engine alone");
+                None
+            }
+        });
+        self
     }
 
     /// Where the engine is.
@@ -325,6 +345,10 @@ impl Engine for Docker {
         in_progress.map_or(Ok(()), Err)
     }
 
+    fn shortcut(&self) -> Option<&Shortcut> {
+        self.shortcut.as_ref()
+    }
+
     async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<Listed>, EngineError> {
         let filter = value.map_or_else(|| label.to_owned(), |v| format!("{label}={v}"));
         let filters = HashMap::from([("label", vec![filter.as_str()])]);
@@ -391,9 +415,9 @@ async fn tolerate_exit_codes(wait: impl Future<Output = Result<(), ClientError>>
     }
 }
 
-/// The volume for this very init: another build of init has another name.
+/// The volume for this very init, and what is beside it: for another build it has another name.
 fn init_volume() -> String {
-    let digest = Sha256::digest(init::BINARY);
+    let digest = Sha256::digest(init_archive());
     let short: String = digest.iter().take(6).map(|b| format!("{b:02x}")).collect();
     format!("prewarm-init-{short}")
 }
@@ -404,7 +428,14 @@ fn init_archive() -> Vec<u8> {
     // Every user runs it; nobody writes it.
     header.set_mode(0o555);
     let mut archive = tar::Builder::new(Vec::new());
-    let written = archive.append_data(&mut header, "init", init::BINARY).and_then(|()| archive.into_inner());
+    let mut place = tar::Header::new_ustar();
+    place.set_size(0);
+    place.set_mode(0o444);
+    // What the worker's socket is mounted on, which takes something that is there.
+    let written = archive
+        .append_data(&mut header, "init", init::BINARY)
+        .and_then(|()| archive.append_data(&mut place, "shortcut", io::empty()))
+        .and_then(|()| archive.into_inner());
     // Writing to memory has no way to fail.
     written.unwrap_or_default()
 }

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use super::{Attached, ContainerId};
 use crate::contract::event::Stream;
 use crate::init::parcel::FileHead;
-use crate::init::wire::{self, Doubt, Exited, Failed, HEADER, Kind, Malformed, SetupHead, StartHead};
+use crate::init::wire::{self, Doubt, Exited, Failed, HEADER, Kind, Malformed, SetupHead, StartHead, TOKEN};
 
 /// How long the engine may take to accept a frame.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// So much is read at once, unless a frame that is longer has begun: idle containers are many, and each has a buffer.
+const ROOM: usize = 4 << 10;
 
 /// What init says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +62,21 @@ pub enum LinkError {
 /// The stream to one container's init. Dropping it ends the container.
 pub struct Link {
     container: ContainerId,
-    stream: Attached,
+    attached: Attached,
+    /// What takes the attached stream's place for frames. The end of either is the container's.
+    shortcut: Option<UnixStream>,
     buffer: BytesMut,
 }
 
 impl Link {
     /// Speaks to the init of `container` over its stdio.
-    pub fn new(container: ContainerId, stream: Attached) -> Link {
-        Link { container, stream, buffer: BytesMut::new() }
+    pub fn new(container: ContainerId, attached: Attached) -> Link {
+        Link { container, attached, shortcut: None, buffer: BytesMut::new() }
+    }
+
+    /// Speaks to init by this socket from now on; see [`super::shortcut`].
+    pub fn take(&mut self, shortcut: UnixStream) {
+        self.shortcut = Some(shortcut);
     }
 
     /// The container at the other end.
@@ -82,7 +93,23 @@ impl Link {
             if let Some(frame) = self.parse()? {
                 return Ok(frame);
             }
-            match self.stream.output.next().await {
+            let said = match &mut self.shortcut {
+                None => self.attached.output.next().await,
+                Some(shortcut) => {
+                    self.buffer.reserve(ROOM);
+                    tokio::select! {
+                        biased;
+                        read = shortcut.read_buf(&mut self.buffer) => match read {
+                            Ok(1..) => continue,
+                            Ok(0) => None,
+                            Err(e) => Some(Err(e)),
+                        },
+                        // Nothing but the container's end.
+                        said = self.attached.output.next() => said.and_then(Result::err).map(Err),
+                    }
+                }
+            };
+            match said {
                 Some(Ok(bytes)) => self.buffer.extend_from_slice(&bytes),
                 Some(Err(e)) => return Err(LinkError::Broken(self.container.clone(), e)),
                 None => return Err(LinkError::Closed(self.container.clone())),
@@ -129,8 +156,13 @@ impl Link {
     /// [`LinkError::Broken`] if the stream is gone.
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), LinkError> {
         let written = async {
-            self.stream.input.write_all(frame).await?;
-            self.stream.input.flush().await
+            match &mut self.shortcut {
+                Some(shortcut) => shortcut.write_all(frame).await,
+                None => {
+                    self.attached.input.write_all(frame).await?;
+                    self.attached.input.flush().await
+                }
+            }
         };
         // An engine that is gone without a word, or stopped, takes nothing; init always does.
         let written = tokio::time::timeout(WRITE_PATIENCE, written).await;
@@ -234,19 +266,33 @@ pub fn file_head(path: &str, mode: u16, size: usize) -> Vec<u8> {
     [&head.encode()[..], path.as_bytes()].concat()
 }
 
-/// Encodes a SETUP frame. Strings must be without NUL, as in [`start_frame`].
-pub fn setup_frame(setup: &Setup<'_>) -> Vec<u8> {
-    let Setup { capabilities, scratch, user, profile, kept, program } = setup;
-    // As many mounts as an operator can write.
-    let head = SetupHead { capabilities: *capabilities, scratch: *scratch, kept: kept.len() as u32 };
-    let mut payload = head.encode().to_vec();
-    for text in [user, profile].into_iter().chain(*kept) {
-        debug_assert!(!text.contains('\0'), "checked when it came in");
-        payload.extend_from_slice(text.as_bytes());
-        payload.push(0);
+/// A SETUP frame: the same for all containers of a pool, but for the token.
+#[derive(Clone, Debug)]
+pub struct SetupFrame(Vec<u8>);
+
+impl SetupFrame {
+    /// Encodes it. Strings must be without NUL, as in [`start_frame`].
+    pub fn new(setup: &Setup<'_>) -> SetupFrame {
+        let Setup { capabilities, scratch, user, profile, kept, program } = setup;
+        // As many mounts as an operator can write.
+        let (token, kept_count) = ([0; TOKEN], kept.len() as u32);
+        let head = SetupHead { token, capabilities: *capabilities, scratch: *scratch, kept: kept_count };
+        let mut payload = head.encode().to_vec();
+        for text in [user, profile].into_iter().chain(*kept) {
+            debug_assert!(!text.contains('\0'), "checked when it came in");
+            payload.extend_from_slice(text.as_bytes());
+            payload.push(0);
+        }
+        payload.extend_from_slice(program);
+        SetupFrame(encode(Kind::Setup, &payload))
     }
-    payload.extend_from_slice(program);
-    encode(Kind::Setup, &payload)
+
+    /// The one for an init that is known by this token at the worker's socket, if it can come there.
+    pub fn with(&self, token: Option<&[u8; TOKEN]>) -> Vec<u8> {
+        let mut frame = self.0.clone();
+        frame[HEADER..HEADER + TOKEN].copy_from_slice(token.unwrap_or(&[0; TOKEN]));
+        frame
+    }
 }
 
 /// What a SETUP frame says; see [`SetupHead`].
@@ -309,6 +355,35 @@ mod tests {
             assert_eq!(e.len(), wire::CHUNK_MAX);
             assert_eq!(l.recv().await.unwrap(), Frame::StdinTaken);
             assert!(matches!(l.recv().await, Err(LinkError::Closed(_))));
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_go_by_the_shortcut_and_the_end_of_either_way_is_the_end() {
+        for engine_ends in [true, false] {
+            let (ours, mut init) = UnixStream::pair().unwrap();
+            let (end, ended) = tokio::sync::oneshot::channel::<()>();
+            let output = stream::once(ended).filter_map(async |_| None);
+            let attached = Attached { input: Box::pin(tokio::io::sink()), output: Box::pin(output) };
+            let mut link = Link::new(ContainerId::new("c"), attached);
+            link.take(ours);
+            init.write_all(&script()).await.unwrap();
+            for _ in 0..5 {
+                link.recv().await.unwrap();
+            }
+            link.stdin_eof().await.unwrap();
+            let mut said = [0; HEADER];
+            init.read_exact(&mut said).await.unwrap();
+            assert_eq!(said, wire::header(Kind::StdinEof, 0));
+            if engine_ends {
+                drop(end);
+            } else {
+                // Said before it ended: heard all the same.
+                init.write_all(&encode(Kind::Started, &[])).await.unwrap();
+                drop(init);
+                assert_eq!(link.recv().await.unwrap(), Frame::Started);
+            }
+            assert!(matches!(link.recv().await, Err(LinkError::Closed(_))));
         }
     }
 

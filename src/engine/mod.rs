@@ -7,9 +7,11 @@ pub mod convert;
 pub mod docker;
 pub mod link;
 mod reach;
+pub mod shortcut;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::io::AsyncWrite;
 
+use self::shortcut::Shortcut;
 use crate::config::{PoolConfig, Pull};
 
 /// Label with the worker that a container belongs to.
@@ -33,6 +36,8 @@ pub const CONFIG_LABEL: &str = "prewarm.config";
 pub const INIT_DIR: &str = "/.prewarm";
 /// Init's executable.
 pub const INIT_PATH: &str = "/.prewarm/init";
+/// Where the worker's socket is mounted; see [`shortcut`], and [`crate::init::wire::SHORTCUT`].
+pub const SHORTCUT_PATH: &str = "/.prewarm/shortcut";
 
 /// What prewarm asks of an engine. Every request is bounded in time by the implementation.
 #[async_trait]
@@ -67,6 +72,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Containers that carry this label (with this value, if one is given), in every state.
     async fn list(&self, label: &str, value: Option<&str>) -> Result<Vec<Listed>, EngineError>;
+
+    /// The socket by which inits on this host can come to the worker, if there is one.
+    fn shortcut(&self) -> Option<&Shortcut> {
+        None
+    }
 
     /// Follows, from now on, which containers with this label and value stop running: they ended, or were paused. The
     /// stream doesn't reconnect: when it ends something may have been missed.
@@ -163,6 +173,8 @@ pub struct ContainerSpec {
     pub labels: BTreeMap<String, String>,
     /// The pool's options.
     pub pool: Arc<PoolConfig>,
+    /// Where the worker's socket is on the engine's host, to be mounted beside init.
+    pub shortcut: Option<PathBuf>,
 }
 
 /// A container's stdio, held open from before its start to its end. When `input` is dropped the container's

@@ -53,7 +53,7 @@ use job::{Job, Progress};
 use output::Output;
 use sandbox::{News, Sandbox, Spent, Stage, Staged};
 use sys::{Environment, Errno, Fd, Poll};
-use wire::{Doubt, Failed, Kind, StartHead, Step};
+use wire::{Doubt, Failed, Kind, SetupHead, StartHead, Step};
 
 /// Why init ends.
 pub enum Quit {
@@ -294,9 +294,26 @@ impl Init {
     #[inline(never)]
     fn set_up(&mut self, payload: sys::Mapping) -> Result<(), Quit> {
         let failed = |errno: Errno| Quit::Unable(Failed::at(Step::Memory, errno.0));
+        self.take_shortcut(&payload)?;
         let sandbox = sys::keep(Sandbox::new(payload).map_err(Quit::Unable)?).map_err(failed)?;
         self.isolation = Isolation::Namespace { sandbox, staged: None, spent: None };
         self.stage()
+    }
+
+    /// Speaks to the worker through its socket from now on, if that is there; and sees to it that nobody else does.
+    fn take_shortcut(&mut self, setup: &[u8]) -> Result<(), Quit> {
+        let Ok((head, ..)) = SetupHead::decode(setup) else { return Ok(()) };
+        if let Ok(socket) = sys::connect(wire::SHORTCUT) {
+            if sys::write(&socket, &head.token) != Ok(head.token.len()) {
+                return Err(Quit::WorkerGone);
+            }
+            for stream in [self.input.fd(), self.output.fd()] {
+                sys::become_other(stream, &socket).map_err(|_| Quit::Kernel("the worker's socket"))?;
+            }
+        }
+        // If it isn't mounted there is nothing to take away.
+        _ = sys::isolate::detach(wire::SHORTCUT);
+        Ok(())
     }
 
     /// Has the next job's world made, if jobs have one.

@@ -1,8 +1,8 @@
 //! The frames between worker and init: one definition, compiled into both.
 //!
 //! A frame is a 5-byte header — payload length (`u32`, little-endian), kind (`u8`) — and the payload.
-//! Worker to init travels on the container's stdin, init to worker on its stdout. Integers are
-//! little-endian. The file is `no_std`, allocates nothing, and touches no I/O, so that init (which has
+//! Worker to init travels on the container's stdin, init to worker on its stdout; or, from SETUP on, both on the worker's
+//! socket, if that is mounted (`engine/shortcut.rs`). Integers are little-endian. The file is `no_std`, allocates nothing, and touches no I/O, so that init (which has
 //! no heap) and the worker read the same bytes with the same code.
 //!
 //! ```text
@@ -23,7 +23,7 @@
 
 /// Version of this protocol; READY carries it, and a worker refuses any other. The init that a worker
 /// meets is the one it put there itself (volumes are named by content), so this is a safety net.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Length of a frame's header in bytes.
 pub const HEADER: usize = 5;
@@ -34,6 +34,12 @@ pub const CHUNK_MAX: usize = 64 * 1024;
 /// Largest payload of a START frame. The kernel takes at most 6 MiB of argument and environment strings
 /// (three quarters of `_STK_LIM`, fs/exec.c), whatever the stack limit is.
 pub const START_MAX: usize = 8 * 1024 * 1024;
+
+/// Length of the token by which the worker knows an init that comes to its socket.
+pub const TOKEN: usize = 16;
+
+/// Where the worker's socket is mounted, if it is.
+pub const SHORTCUT: &core::ffi::CStr = c"/.prewarm/shortcut";
 
 /// Init's argument for isolation `namespace`: it waits for SETUP before it says READY.
 pub const NAMESPACE: &core::ffi::CStr = c"namespace";
@@ -236,6 +242,8 @@ impl StartHead {
 /// are to see as they are. What follows is the seccomp program for jobs, in the kernel's form; none if it is empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetupHead {
+    /// What to say at the worker's socket, if it is mounted; frames go that way from then on.
+    pub token: [u8; TOKEN],
     /// Jobs' bounding set of capabilities, and root's own.
     pub capabilities: u64,
     /// Bytes that a job may write into its root file system.
@@ -246,14 +254,15 @@ pub struct SetupHead {
 
 impl SetupHead {
     /// Length in bytes.
-    pub const LEN: usize = 20;
+    pub const LEN: usize = 20 + TOKEN;
 
     /// The bytes that open the payload.
     pub fn encode(self) -> [u8; Self::LEN] {
         let mut b = [0; Self::LEN];
-        b[..8].copy_from_slice(&self.capabilities.to_le_bytes());
-        b[8..16].copy_from_slice(&self.scratch.to_le_bytes());
-        b[16..].copy_from_slice(&self.kept.to_le_bytes());
+        b[..TOKEN].copy_from_slice(&self.token);
+        b[TOKEN..TOKEN + 8].copy_from_slice(&self.capabilities.to_le_bytes());
+        b[TOKEN + 8..TOKEN + 16].copy_from_slice(&self.scratch.to_le_bytes());
+        b[TOKEN + 16..].copy_from_slice(&self.kept.to_le_bytes());
         b
     }
 
@@ -263,10 +272,14 @@ impl SetupHead {
     /// [`Malformed::Payload`] if it is too short, or lacks strings.
     pub fn decode(payload: &[u8]) -> Result<(SetupHead, &[u8], &[u8]), Malformed> {
         const BAD: Malformed = Malformed::Payload(Kind::Setup);
-        let Some((h, rest)) = payload.split_first_chunk::<{ Self::LEN }>() else {
+        let Some((token, rest)) = payload.split_first_chunk::<TOKEN>() else {
+            return Err(BAD);
+        };
+        let Some((h, rest)) = rest.split_first_chunk::<{ Self::LEN - TOKEN }>() else {
             return Err(BAD);
         };
         let head = SetupHead {
+            token: *token,
             capabilities: u64_at(h, 0),
             scratch: u64_at(h, 8),
             kept: u32::from_le_bytes([h[16], h[17], h[18], h[19]]),
@@ -540,7 +553,8 @@ mod tests {
 
     #[test]
     fn a_setup_payload_must_have_the_strings_that_its_head_counts() {
-        let head = SetupHead { capabilities: 1 << 40 | 3, scratch: u64::MAX, kept: 1 };
+        let head =
+            SetupHead { capabilities: 1 << 40 | 3, scratch: u64::MAX, kept: 1, token: *b"sixteen bytes it" };
         let mut ok = head.encode().to_vec();
         ok.extend_from_slice(b"nobody\0\0/cache\0\x06\0\0\0\0\0\xff\x7f");
         let (read, strings, program) = SetupHead::decode(&ok).unwrap();

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use super::Owner;
 
 const SUFFIX: &str = ".alive";
+/// What is beside it, for its containers.
+const SOCKET: &str = "socket";
 
 /// Where presence files are, for all workers of this host that may write there.
 pub fn default_dir() -> Option<PathBuf> {
@@ -50,8 +52,14 @@ impl Presence {
 }
 
 impl Presence {
+    /// Where the inits of this worker's containers can come to it; what is left there goes with the file.
+    pub fn socket(&self) -> PathBuf {
+        self.path.with_extension(SOCKET)
+    }
+
     /// Ends in order: nothing of this worker is left.
     pub fn leave(self) {
+        let _ = fs::remove_file(self.socket());
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -91,7 +99,9 @@ pub fn dead(dir: &Path) -> BTreeSet<String> {
 /// Forgets a dead worker of which nothing is left.
 pub fn forget(dir: &Path, instance: &str) {
     if look(dir, instance) == Life::Dead {
-        let _ = fs::remove_file(path(dir, instance));
+        let path = path(dir, instance);
+        let _ = fs::remove_file(path.with_extension(SOCKET));
+        let _ = fs::remove_file(path);
     }
 }
 
@@ -110,12 +120,15 @@ mod tests {
         assert_eq!(look(&dir, &owner.instance), Life::Unknown);
         let presence = Presence::announce(&dir, &owner).unwrap();
         assert_eq!(look(&dir, &owner.instance), Life::Alive);
-        // As when its process dies: the lock goes, the file stays.
+        // As when its process dies: the lock goes, the files stay.
+        let socket = presence.socket();
+        File::create(&socket).unwrap();
         drop(presence);
         assert_eq!(look(&dir, &owner.instance), Life::Dead);
         assert_eq!(dead(&dir), BTreeSet::from([owner.instance.clone()]));
         forget(&dir, &owner.instance);
         assert_eq!(look(&dir, &owner.instance), Life::Unknown);
+        assert!(!socket.exists());
 
         let other = Owner::new("w");
         Presence::announce(&dir, &other).unwrap().leave();

@@ -1,12 +1,13 @@
 //! What all containers of a pool are made from: its configuration, the image as it is now, and where init is.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Owner;
 use super::slots::SlotId;
 use crate::config::{Isolation, PoolConfig, Pull};
 use crate::contract::PoolName;
-use crate::engine::link::{Setup, setup_frame};
+use crate::engine::link::{Setup, SetupFrame};
 use crate::engine::{
     CONFIG_LABEL, ContainerSpec, Engine, EngineError, Fault, Image, Op, POOL_LABEL, convert,
 };
@@ -27,7 +28,7 @@ pub(super) struct Prepared {
     pub image: Arc<Image>,
     init_volume: String,
     /// What init is told before it is ready, if anything.
-    pub setup: Option<Arc<[u8]>>,
+    pub setup: Option<Arc<SetupFrame>>,
 }
 
 /// The AppArmor profile that Docker runs containers under where there is AppArmor.
@@ -51,7 +52,7 @@ impl Recipe {
             Isolation::Namespace => {
                 let profile = if engine.apparmor { APPARMOR_PROFILE } else { "" };
                 let program = self.filter(&engine.architecture)?;
-                Some(self.setup(&image, &program, profile).into())
+                Some(Arc::new(self.setup(&image, &program, profile)))
             }
         };
         Ok(Prepared { image: Arc::new(image), init_volume, setup })
@@ -69,10 +70,10 @@ impl Recipe {
     }
 
     /// What init has to know to make worlds for jobs.
-    fn setup(&self, image: &Image, program: &[u8], profile: &str) -> Vec<u8> {
+    fn setup(&self, image: &Image, program: &[u8], profile: &str) -> SetupFrame {
         let capabilities = convert::capabilities(&self.config);
         let kept: Vec<&str> = self.config.mounts.iter().map(|mount| mount.target.as_str()).collect();
-        setup_frame(&Setup {
+        SetupFrame::new(&Setup {
             capabilities: capabilities.bits(),
             scratch: self.config.scratch,
             user: self.user(image),
@@ -94,8 +95,8 @@ impl Recipe {
         format!("prewarm-{}-{instance}-{}", self.pool, slot.serial())
     }
 
-    /// A slot's container.
-    pub fn spec(&self, slot: SlotId, prepared: &Prepared) -> ContainerSpec {
+    /// A slot's container; `shortcut`: where the worker's socket is, if it is to be mounted.
+    pub fn spec(&self, slot: SlotId, prepared: &Prepared, shortcut: Option<PathBuf>) -> ContainerSpec {
         ContainerSpec {
             name: self.container_name(slot),
             image: prepared.image.id.clone(),
@@ -107,6 +108,7 @@ impl Recipe {
                 labels
             },
             pool: Arc::clone(&self.config),
+            shortcut,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::slots::{Reason, SlotId};
 use super::{Lease, Ticket};
 use crate::config::Isolation;
 use crate::engine::link::{Frame, Link, LinkError};
+use crate::engine::shortcut::Visit;
 use crate::engine::{ContainerId, EngineError};
 use crate::init::wire::{Failed, Step};
 
@@ -161,15 +162,21 @@ async fn warm_up(
     prepared: &Prepared,
     container: &mut Option<ContainerId>,
 ) -> Result<Link, WarmError> {
-    let id = recipe.engine.create(&recipe.spec(slot, prepared)).await?;
+    let (id, visit) = create(recipe, slot, prepared).await?;
     *container = Some(id.clone());
     let stream = recipe.engine.attach(&id).await?;
     let mut link = Link::new(id.clone(), stream);
-    recipe.engine.start(&id).await?;
-    if let Some(setup) = &prepared.setup {
-        link.send(setup).await?;
+    if let Err(error) = recipe.engine.start(&id).await {
+        if let (Some(shortcut), Some(_)) = (recipe.engine.shortcut(), &visit) {
+            // Some engines find out only here. The next container goes without.
+            shortcut.takes_blame(&error);
+        }
+        return Err(error.into());
     }
-    match tokio::time::timeout(READY_TIMEOUT, link.recv()).await {
+    if let Some(setup) = &prepared.setup {
+        link.send(&setup.with(visit.as_ref().map(Visit::token))).await?;
+    }
+    match tokio::time::timeout(READY_TIMEOUT, first_word(&mut link, visit)).await {
         Ok(Ok(Frame::Ready)) => Ok(link),
         Ok(Ok(Frame::Failed(failed))) => {
             Err(WarmError::Unable(id, failed, recipe.user(&prepared.image).to_owned()))
@@ -178,4 +185,37 @@ async fn warm_up(
         Ok(Err(e)) => Err(e.into()),
         Err(_) => Err(WarmError::Silent(id)),
     }
+}
+
+/// Creates a slot's container; and awaits its init at the worker's socket, where that can be.
+async fn create(
+    recipe: &Recipe,
+    slot: SlotId,
+    prepared: &Prepared,
+) -> Result<(ContainerId, Option<Visit>), EngineError> {
+    // Only an init that serves many jobs can take the mount away again; for a single one it would hardly pay.
+    let shortcut = recipe.engine.shortcut().filter(|_| prepared.setup.is_some());
+    if let Some((shortcut, path)) = shortcut.and_then(|shortcut| Some((shortcut, shortcut.path()?))) {
+        let visit = shortcut.expect();
+        match recipe.engine.create(&recipe.spec(slot, prepared, Some(path.to_owned()))).await {
+            Ok(id) => return Ok((id, Some(visit))),
+            Err(error) if shortcut.takes_blame(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((recipe.engine.create(&recipe.spec(slot, prepared, None)).await?, None))
+}
+
+/// What init says first, wherever it says it.
+async fn first_word(link: &mut Link, visit: Option<Visit>) -> Result<Frame, LinkError> {
+    if let Some(mut visit) = visit {
+        tokio::select! {
+            stream = visit.stream() => link.take(stream),
+            word = link.recv() => {
+                tracing::debug!(container = %link.container(), "init has not found the way to the worker's socket");
+                return word;
+            }
+        }
+    }
+    link.recv().await
 }

@@ -7,5 +7,6 @@ mod leftovers;
 mod outage;
 mod remote;
 mod roll;
+mod shortcut;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,6 +1,7 @@
 //! The engine, seen from beside the worker; and a proxy in between that sees each request and can hold new ones back.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -110,6 +111,27 @@ pub async fn upstream() -> std::io::Result<Box<dyn Duplex>> {
         Some((_, address)) => Ok(Box::new(TcpStream::connect(address).await?)),
         None => panic!("DOCKER_HOST '{host}'"),
     }
+}
+
+/// Passes a connection on to the engine, and counts the bytes that the engine says.
+pub async fn forward(client: impl Duplex, heard: Arc<AtomicU64>) {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(upstream().await.unwrap());
+    let up = async move {
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+        let _ = to_server.shutdown().await;
+    };
+    let down = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+            heard.fetch_add(n as u64, Ordering::Relaxed);
+            if to_client.write_all(&buffer[..n]).await.is_err() {
+                return;
+            }
+        }
+        let _ = to_client.shutdown().await;
+    };
+    tokio::join!(up, down);
 }
 
 async fn pass(client: UnixStream, seen: Arc<Mutex<Vec<Request>>>, mut open: watch::Receiver<bool>) {

@@ -19,6 +19,7 @@ use crate::engine::{Engine, Fault, Image, Op};
 use crate::launch;
 use crate::metrics::Metrics;
 use crate::pool::planner::Host as Budget;
+use crate::pool::presence::{self, Presence};
 use crate::pool::{Owner, Pools};
 
 /// How long the removal of all containers may take at the end.
@@ -50,6 +51,7 @@ pub struct Bed {
     pools: Option<Pools>,
     plain: Option<Arc<Plain>>,
     broker: Option<Arc<ByBroker>>,
+    presence: Option<Presence>,
     /// The ways that can be measured.
     pub contenders: Vec<Contender>,
     /// The engine, if one is asked.
@@ -90,13 +92,16 @@ impl Bed {
 
     async fn set_up_engine(&mut self, subject: &Subject, pool: &PoolConfig) -> Result<(), Failure> {
         let metrics = Metrics::new();
-        let engine = Arc::new(Docker::new(&subject.engine, &metrics)?);
+        let owner = Owner::new(&subject.worker);
+        self.presence = presence::default_dir().and_then(|dir| Presence::announce(&dir, &owner).ok());
+        let socket = self.presence.as_ref().map(Presence::socket);
+        let engine = Arc::new(Docker::new(&subject.engine, &metrics)?.with_shortcut(socket.as_deref()));
         let info = engine.info().await?;
         self.about = Some(About { version: info.version, cpus: info.cpus, memory: info.memory });
         let image = engine.image(&pool.image, pool.pull).await?;
         self.command = launch::argv(&image, pool, subject.job.args.as_deref())
             .map_err(|rejection| Failure::Other(rejection.to_string()))?;
-        self.start_pools(subject, pool, &engine, &metrics);
+        self.start_pools(subject, pool, &engine, &owner, &metrics);
         for way in &subject.ways {
             match way {
                 Way::Run => {
@@ -147,7 +152,14 @@ impl Bed {
         Ok(plain)
     }
 
-    fn start_pools(&mut self, subject: &Subject, pool: &PoolConfig, engine: &Arc<Docker>, metrics: &Metrics) {
+    fn start_pools(
+        &mut self,
+        subject: &Subject,
+        pool: &PoolConfig,
+        engine: &Arc<Docker>,
+        owner: &Owner,
+        metrics: &Metrics,
+    ) {
         let mut configs = BTreeMap::new();
         let mut of_ways = Vec::new();
         for way in &subject.ways {
@@ -173,9 +185,8 @@ impl Bed {
             return;
         }
         let budget = Budget::from(&subject.engine);
-        let owner = Owner::new(&subject.worker);
         let check = subject.engine.image_check;
-        let pools = Pools::start(Arc::clone(engine) as _, &owner, &configs, budget, check, metrics);
+        let pools = Pools::start(Arc::clone(engine) as _, owner, &configs, budget, check, metrics);
         self.pools = Some(pools.clone());
         for (way, name, config) in of_ways {
             let warm = Warm::new(pools.clone(), name, config, subject.job.clone());
@@ -213,6 +224,10 @@ impl Bed {
             broker.close().await
         };
         let (pools, plain, broker) = tokio::join!(pools, plain, broker);
+        // What is left of the pools' else is a dead worker's, for others to sweep.
+        if let Some(presence) = self.presence.filter(|_| pools) {
+            presence.leave();
+        }
         if !(pools && plain) {
             left.push("a container may be left: docker ps -a --filter label=prewarm.instance");
         }

@@ -112,6 +112,13 @@ pub fn place(from: &Fd, to: i32) -> Result<()> {
     unsafe { call(DUP3, [from.raw(), to as usize, 0]) }.map(drop)
 }
 
+/// Makes this descriptor mean what another does, for reading and writing that never block.
+pub fn become_other(fd: &Fd, other: &Fd) -> Result<()> {
+    set_nonblocking(other)?;
+    // SAFETY: who owns `fd` goes on to, and nobody owns what it meant.
+    unsafe { call(DUP3, [other.raw(), fd.raw(), O_CLOEXEC]) }.map(drop)
+}
+
 /// Marks every descriptor from 3 on to be closed by `execve`. Kernels before 5.11 can't; there, the flag
 /// that each was opened with has to do.
 pub fn close_the_rest_on_exec() {

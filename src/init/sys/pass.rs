@@ -1,9 +1,9 @@
-//! A descriptor on its way from one process to another, and into another's mounts.
+//! Sockets: to the worker, and for a descriptor on its way from one process to another, and into another's mounts.
 
 use core::ffi::CStr;
 
 use super::files::{Fd, O_CLOEXEC, again};
-use super::{Errno, RECVMSG, Result, SENDMSG, SETNS, SOCKETPAIR, call};
+use super::{CONNECT, Errno, RECVMSG, Result, SENDMSG, SETNS, SOCKET, SOCKETPAIR, call};
 
 const SOL_SOCKET: i32 = 1;
 const SCM_RIGHTS: i32 = 1;
@@ -40,10 +40,30 @@ struct Control {
 /// `CMSG_LEN` of one descriptor.
 const CONTROL_LEN: usize = 20;
 
+const AF_UNIX: usize = 1;
+const SOCK_STREAM: usize = 1;
+
+/// Connects to the socket at a short path.
+pub fn connect(path: &CStr) -> Result<Fd> {
+    /// struct sockaddr_un
+    #[repr(C)]
+    struct Address {
+        family: u16,
+        path: [u8; 108],
+    }
+    let mut address = Address { family: AF_UNIX as u16, path: [0; 108] };
+    let path = path.to_bytes();
+    address.path.get_mut(..path.len()).ok_or(Errno::NAME_TOO_LONG)?.copy_from_slice(path);
+    // SAFETY: no memory involved.
+    let socket = Fd(unsafe { call(SOCKET, [AF_UNIX, SOCK_STREAM | O_CLOEXEC, 0]) }? as i32);
+    let (at, length) = (&raw const address as usize, size_of::<Address>());
+    // SAFETY: the kernel only reads.
+    again(|| unsafe { call(CONNECT, [socket.raw(), at, length]) })?;
+    Ok(socket)
+}
+
 /// Two sockets, each the other's end, both blocking. In the place of a pipe where a descriptor may have to go through.
 pub fn socket_pair() -> Result<(Fd, Fd)> {
-    const AF_UNIX: usize = 1;
-    const SOCK_STREAM: usize = 1;
     let mut ends = [0_i32; 2];
     // SAFETY: the kernel writes two ints.
     unsafe { call(SOCKETPAIR, [AF_UNIX, SOCK_STREAM | O_CLOEXEC, 0, ends.as_mut_ptr() as usize]) }?;
