@@ -55,12 +55,13 @@ pub async fn serve(config: Config, reload: impl Fn() -> Result<Loaded, Faults>) 
     );
 
     let secrets = PoolSecrets::of_pools(&config.pools).context("secrets_from")?;
+    let engine = Docker::new(&config.engine, &metrics)?;
     let name = &config.worker.name;
     let owner = Owner::new(name);
     let presence_dir = config.worker.runtime_dir.clone().or_else(presence::default_dir);
     let presence = announce(presence_dir.as_deref(), &owner);
     let socket = presence.as_ref().map(Presence::socket);
-    let engine = Arc::new(Docker::new(&config.engine, &metrics)?.with_shortcut(socket.as_deref()));
+    let engine = Arc::new(engine.with_shortcut(socket.as_deref()));
     let host = Host::from(&config.engine);
     let image_check = config.engine.image_check;
     let pools = Pools::start(engine.clone(), &owner, &config.pools, host, image_check, &metrics);

@@ -143,6 +143,36 @@ fn nothing_runs_two_seconds_after_kill_9() {
     });
 }
 
+/// Nor where a container serves many jobs: what ends there is the worker's socket.
+#[test]
+fn nothing_of_many_jobs_runs_two_seconds_after_kill_9() {
+    run(async |site: &Site| {
+        let keys = "idle = 4\nconcurrency = 1\nisolation = \"namespace\"";
+        let mut worker = site.worker().pool("box", keys).full().await;
+        let mark = format!("7{}", uuid::Uuid::now_v7().as_u128() % 1_000_000_007);
+        let script = format!("trap '' TERM HUP INT; (setsid sleep {mark} &); echo up; sleep {mark}");
+        let job = Job::new(json!({"args": ["sh", "-c", script], "timeout": "10m"}));
+        let job = site.broker.submit("box", job).await;
+        site.broker.printed(&job, "up").await;
+        let local = !processes_with(&mark).is_empty();
+        assert!(!local || processes_with(&mark).len() >= 2, "{:?}", processes_with(&mark));
+        assert!(running(&worker.name).len() >= 4);
+        let allowed = gone_within(&worker).await;
+
+        let begun = Instant::now();
+        worker.kill();
+        let gone_after = last_seen_running(&worker.name, begun, allowed).await;
+        assert!(gone_after < allowed, "{gone_after:?} of {allowed:?}");
+        assert_eq!(processes_with(&mark), [""; 0], "the job's processes are gone with it");
+        let ended = eventually("containers that ended are removed by the engine", async || {
+            let left = containers(&worker.name);
+            left.iter().all(|c| c.state == "created").then_some(left)
+        })
+        .await;
+        assert_eq!(sweep(&worker.name).await, ended.len());
+    });
+}
+
 /// Killed at any moment of its start, a worker leaves nothing that runs.
 #[test]
 fn killed_while_it_starts() {

@@ -51,7 +51,7 @@ async fn churn() -> f64 {
                     init_volume: init_volume.clone(),
                     labels: [].into(),
                     pool: Arc::clone(&pool),
-                    shortcut: None,
+                    socket: None,
                 };
                 let id = engine.create(&spec).await.unwrap();
                 let stream = engine.attach(&id).await.unwrap();

@@ -66,7 +66,7 @@ def descriptors():
     return lines(
         "Open files and threads", "short",
         """Open files of the worker against the most that it may have, and its threads. Each container holds one connection
-        to the engine, each connection to the broker one more, each of `status` and `/metrics` one for a moment. If open
+        to the engine (with isolation `namespace` one to its init besides), each connection to the broker one more, each of `status` and `/metrics` one for a moment. If open
         comes near the limit, raise it (`LimitNOFILE` in the unit): otherwise containers can't be made, with 'too many open
         files' in the log. Threads are a few for each core, and don't grow.""",
         [

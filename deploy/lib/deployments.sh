@@ -49,7 +49,7 @@ apply_users_and_files() {
         grep -q '^prewarm:' "$root/etc/passwd" &&
         grep -q '^docker:' "$root/etc/group" &&
         systemd-tmpfiles --root="$root" --create - <deploy/systemd/tmpfiles.d/prewarm.conf &&
-        [[ $(stat -c %a "$root/run/prewarm") == 2775 ]]
+        [[ $(stat -c %a "$root/run/prewarm") == 3775 ]]
 }
 
 # What the permissions' script prints is what the users of compose.yaml have.

@@ -204,6 +204,7 @@ fn subject(config: &ConfigArgs, args: &Args) -> Result<Subject, ExitCode> {
         at_once: most,
         worker,
         engine,
+        runtime_dir: None,
         broker,
     };
     let environment = config::environment;
@@ -233,7 +234,9 @@ fn subject(config: &ConfigArgs, args: &Args) -> Result<Subject, ExitCode> {
             format!("there is no pool '{name}' in the configuration; there is {known}"),
         ));
     };
-    Ok(subject(name, Some(pool), config.worker.name, config.engine, Some(config.broker)))
+    let worker = config.worker;
+    let of_pool = subject(name, Some(pool), worker.name, config.engine, Some(config.broker));
+    Ok(Subject { runtime_dir: worker.runtime_dir, ..of_pool })
 }
 
 /// Sets up, measures, and takes all of it away again, whether it works, fails or is interrupted.

@@ -36,7 +36,7 @@ pub fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
         },
         working_dir: pool.workdir.clone(),
         labels: Some(spec.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
-        // The attached stream is the container's lease on life: stdin is opened once, and when its one
+        // The attached stream is the container's lease on life, unless the worker's socket is: stdin is opened once, and when its one
         // holder is gone it ends, which init takes as its own end.
         open_stdin: Some(true),
         stdin_once: Some(true),
@@ -98,7 +98,7 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
     HostConfig {
         // Nothing else removes a container whose worker was killed; anonymous volumes go with it.
         auto_remove: Some(true),
-        // Output goes through the attached stream only: the daemon writes no copy of it to its disk.
+        // Output goes to the worker only: the daemon writes no copy of it to its disk.
         log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
         memory: pool.memory.map(to_i64),
         nano_cpus: pool.cpus_milli.map(|m| to_i64(m.saturating_mul(1_000_000))),
@@ -137,9 +137,9 @@ fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
         volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..Default::default() }),
         ..Default::default()
     };
-    let shortcut = spec.shortcut.as_ref().map(|socket| Mount {
+    let socket = spec.socket.as_ref().map(|path| Mount {
         typ: Some(MountType::BIND),
-        source: Some(socket.display().to_string()),
+        source: Some(path.display().to_string()),
         target: Some(SHORTCUT_PATH.into()),
         ..Default::default()
     });
@@ -150,7 +150,7 @@ fn mounts(spec: &ContainerSpec) -> Vec<Mount> {
         read_only: Some(m.read_only),
         ..Default::default()
     });
-    std::iter::once(init).chain(shortcut).chain(configured).collect()
+    std::iter::once(init).chain(socket).chain(configured).collect()
 }
 
 fn some<T>(v: Vec<T>) -> Option<Vec<T>> {
@@ -216,6 +216,7 @@ mod tests {
 
     use super::*;
     use crate::config::{MountConfig, Ulimit};
+    use crate::init::wire;
 
     fn body(edit: impl FnOnce(&mut PoolConfig)) -> ContainerCreateBody {
         create_body(&spec(edit))
@@ -230,13 +231,13 @@ mod tests {
             init_volume: "prewarm-init-x".into(),
             labels: BTreeMap::from([("a".into(), "b".into())]),
             pool: Arc::new(pool),
-            shortcut: None,
+            socket: None,
         }
     }
 
     #[test]
     fn the_workers_socket_is_mounted_beside_init() {
-        let spec = ContainerSpec { shortcut: Some("/run/prewarm/x.socket".into()), ..spec(|_| ()) };
+        let spec = ContainerSpec { socket: Some("/run/prewarm/x.socket".into()), ..spec(|_| ()) };
         let mounts = create_body(&spec).host_config.unwrap().mounts.unwrap();
         let [init, socket] = &mounts[..] else { panic!("{mounts:?}") };
         assert_eq!((init.typ, init.target.as_deref()), (Some(MountType::VOLUME), Some(INIT_DIR)));
@@ -244,6 +245,7 @@ mod tests {
         assert_eq!(socket.typ, Some(MountType::BIND));
         assert_eq!(socket.source.as_deref(), Some("/run/prewarm/x.socket"));
         assert_eq!(socket.target.as_deref(), Some(SHORTCUT_PATH));
+        assert_eq!(SHORTCUT_PATH.as_bytes(), wire::SHORTCUT.to_bytes(), "where init looks for it");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
-use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -423,21 +422,22 @@ fn init_volume() -> String {
 }
 
 fn init_archive() -> Vec<u8> {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(init::BINARY.len() as u64);
-    // Every user runs it; nobody writes it.
-    header.set_mode(0o555);
+    // What the worker's socket is mounted on, which takes something that is there. Where init is, this is too: it comes first.
+    // Every user runs init; nobody writes it.
+    archive(&[("shortcut", 0o444, &[]), ("init", 0o555, init::BINARY)])
+}
+
+/// Of files with these names, modes and contents.
+fn archive(files: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
-    let mut place = tar::Header::new_ustar();
-    place.set_size(0);
-    place.set_mode(0o444);
-    // What the worker's socket is mounted on, which takes something that is there.
-    let written = archive
-        .append_data(&mut header, "init", init::BINARY)
-        .and_then(|()| archive.append_data(&mut place, "shortcut", io::empty()))
-        .and_then(|()| archive.into_inner());
+    let written = files.iter().try_for_each(|(name, mode, content)| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(*mode);
+        archive.append_data(&mut header, name, *content)
+    });
     // Writing to memory has no way to fail.
-    written.unwrap_or_default()
+    written.and_then(|()| archive.into_inner()).unwrap_or_default()
 }
 
 fn holds_init(archive: &[u8]) -> bool {
@@ -470,7 +470,8 @@ mod tests {
 
     #[test]
     fn the_archive_is_recognised_and_nothing_else_is() {
-        let good = init_archive();
+        // As the engine gives it of one file.
+        let good = archive(&[("init", 0o555, init::BINARY)]);
         assert!(holds_init(&good));
         let mut other = good.clone();
         other[512] ^= 1;

@@ -1,6 +1,7 @@
-//! The worker's end of the stream to a container's init: frames in, frames out.
+//! The worker's end of the stream to a container's init: frames in, frames out. It leads through the engine, or past it
+//! (see [`super::shortcut`]).
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -13,10 +14,10 @@ use crate::contract::event::Stream;
 use crate::init::parcel::FileHead;
 use crate::init::wire::{self, Doubt, Exited, Failed, HEADER, Kind, Malformed, SetupHead, StartHead, TOKEN};
 
-/// How long the engine may take to accept a frame.
+/// How long the engine, or init, may take to accept a frame.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// So much is read at once, unless a frame that is longer has begun: idle containers are many, and each has a buffer.
+/// There is room for at least so much that is read, unless a frame that is longer has begun: idle containers are many, and each has a buffer.
 const ROOM: usize = 4 << 10;
 
 /// What init says.
@@ -101,11 +102,13 @@ impl Link {
                         biased;
                         read = shortcut.read_buf(&mut self.buffer) => match read {
                             Ok(1..) => continue,
-                            Ok(0) => None,
-                            Err(e) => Some(Err(e)),
+                            // Init has ended. Why is said, if at all, on the attached stream, before that ends too.
+                            Ok(0) | Err(_) => {
+                                self.shortcut = None;
+                                continue;
+                            }
                         },
-                        // Nothing but the container's end.
-                        said = self.attached.output.next() => said.and_then(Result::err).map(Err),
+                        said = self.attached.output.next() => said,
                     }
                 }
             };
@@ -157,14 +160,20 @@ impl Link {
     pub async fn send(&mut self, frame: &[u8]) -> Result<(), LinkError> {
         let written = async {
             match &mut self.shortcut {
-                Some(shortcut) => shortcut.write_all(frame).await,
+                Some(shortcut) => match shortcut.write_all(frame).await {
+                    // Init has ended. What it said before, such as how the job ended, is yet to be read; then comes the end.
+                    Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                        Ok(())
+                    }
+                    written => written,
+                },
                 None => {
                     self.attached.input.write_all(frame).await?;
                     self.attached.input.flush().await
                 }
             }
         };
-        // An engine that is gone without a word, or stopped, takes nothing; init always does.
+        // An engine that is gone without a word, or stopped, takes nothing; init always does, unless it is stopped.
         let written = tokio::time::timeout(WRITE_PATIENCE, written).await;
         written
             .unwrap_or_else(|late| Err(late.into()))
@@ -324,7 +333,7 @@ pub enum Stdin {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures_util::stream;
+    use futures_util::{FutureExt, stream};
 
     fn link(chunks: Vec<Vec<u8>>) -> Link {
         let output = stream::iter(chunks.into_iter().map(|c| Ok(Bytes::from(c))));
@@ -358,33 +367,45 @@ mod tests {
         }
     }
 
+    /// A link with a shortcut: the other end of that, and what ends the attached stream.
+    fn short_link() -> (Link, UnixStream, tokio::sync::oneshot::Sender<()>) {
+        let (ours, init) = UnixStream::pair().unwrap();
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let output = stream::once(ended).filter_map(async |_| None);
+        let attached = Attached { input: Box::pin(tokio::io::sink()), output: Box::pin(output) };
+        let mut link = Link::new(ContainerId::new("c"), attached);
+        link.take(ours);
+        (link, init, end)
+    }
+
     #[tokio::test]
-    async fn frames_go_by_the_shortcut_and_the_end_of_either_way_is_the_end() {
-        for engine_ends in [true, false] {
-            let (ours, mut init) = UnixStream::pair().unwrap();
-            let (end, ended) = tokio::sync::oneshot::channel::<()>();
-            let output = stream::once(ended).filter_map(async |_| None);
-            let attached = Attached { input: Box::pin(tokio::io::sink()), output: Box::pin(output) };
-            let mut link = Link::new(ContainerId::new("c"), attached);
-            link.take(ours);
-            init.write_all(&script()).await.unwrap();
-            for _ in 0..5 {
-                link.recv().await.unwrap();
-            }
-            link.stdin_eof().await.unwrap();
-            let mut said = [0; HEADER];
-            init.read_exact(&mut said).await.unwrap();
-            assert_eq!(said, wire::header(Kind::StdinEof, 0));
-            if engine_ends {
-                drop(end);
-            } else {
-                // Said before it ended: heard all the same.
-                init.write_all(&encode(Kind::Started, &[])).await.unwrap();
-                drop(init);
-                assert_eq!(link.recv().await.unwrap(), Frame::Started);
-            }
-            assert!(matches!(link.recv().await, Err(LinkError::Closed(_))));
+    async fn frames_go_by_the_shortcut_until_the_engine_says_that_the_container_ended() {
+        let (mut link, mut init, end) = short_link();
+        init.write_all(&script()).await.unwrap();
+        for _ in 0..5 {
+            link.recv().await.unwrap();
         }
+        link.stdin_eof().await.unwrap();
+        let mut said = [0; HEADER];
+        init.read_exact(&mut said).await.unwrap();
+        assert_eq!(said, wire::header(Kind::StdinEof, 0));
+        drop(end);
+        assert!(matches!(link.recv().await, Err(LinkError::Closed(_))));
+    }
+
+    #[tokio::test]
+    async fn what_init_said_before_it_ended_is_heard_whatever_is_sent_meanwhile() {
+        let (mut link, mut init, end) = short_link();
+        init.write_all(&script()).await.unwrap();
+        drop(init);
+        for _ in 0..5 {
+            link.signal(15).await.unwrap();
+            link.recv().await.unwrap();
+        }
+        // The engine hasn't said yet that the container ended, nor what init complained of.
+        assert!(link.recv().now_or_never().is_none());
+        drop(end);
+        assert!(matches!(link.recv().await, Err(LinkError::Closed(_))));
     }
 
     #[tokio::test]

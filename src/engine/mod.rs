@@ -174,11 +174,11 @@ pub struct ContainerSpec {
     /// The pool's options.
     pub pool: Arc<PoolConfig>,
     /// Where the worker's socket is on the engine's host, to be mounted beside init.
-    pub shortcut: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
 }
 
 /// A container's stdio, held open from before its start to its end. When `input` is dropped the container's
-/// stdin ends (`StdinOnce`), which is init's dead man's switch.
+/// stdin ends (`StdinOnce`), which is init's dead man's switch until it speaks to the worker's socket; from then on that is.
 pub struct Attached {
     /// The container's stdin.
     pub input: Pin<Box<dyn AsyncWrite + Send>>,

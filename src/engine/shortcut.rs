@@ -30,7 +30,7 @@ use crate::init::wire::TOKEN;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A pause after a failed accept(2): without descriptors the next would fail at once, too.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_secs(1);
 
 type Token = [u8; TOKEN];
 type Awaited = Arc<Mutex<HashMap<Token, oneshot::Sender<UnixStream>>>>;
@@ -67,12 +67,19 @@ impl Shortcut {
     /// Whether it is the reason of an engine's error. Then it isn't tried again.
     pub fn takes_blame(&self, error: &EngineError) -> bool {
         let (Fault::Refused(reason) | Fault::NotFound(reason)) = &error.fault else { return false };
-        let path = self.path.to_string_lossy();
-        let blamed = reason.contains(&*path) || reason.contains(SHORTCUT_PATH);
-        if blamed && self.usable.swap(false, Ordering::Relaxed) {
-            tracing::info!(%path, reason, "containers are spoken to by way of the engine alone: it can't mount the worker's socket");
+        let blamed = reason.contains(&*self.path.to_string_lossy()) || reason.contains(SHORTCUT_PATH);
+        if blamed {
+            self.give_up(reason);
         }
         blamed
+    }
+
+    /// It isn't tried again: no init comes there.
+    pub fn give_up(&self, reason: &str) {
+        if self.usable.swap(false, Ordering::Relaxed) {
+            let path = self.path.display();
+            tracing::info!(%path, reason, "containers are spoken to by way of the engine alone, not by the worker's socket");
+        }
     }
 
     /// Awaits one init.
@@ -130,7 +137,7 @@ async fn listen(listener: UnixListener, awaited: Awaited) {
         match listener.accept().await {
             Ok((stream, _)) => _ = tokio::spawn(admit(stream, awaited.clone())),
             Err(error) => {
-                tracing::warn!("init can't be let in by the worker's socket: {error}");
+                tracing::warn!(%error, "the worker's socket can't let in a container's init, which waits for it");
                 tokio::time::sleep(PAUSE).await;
             }
         }

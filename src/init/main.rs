@@ -1,6 +1,6 @@
 //! `prewarm-init`, the first process of a warm container.
 //!
-//! It waits on the container's attached stream until the worker sends a START frame, executes the image's
+//! It waits on the container's attached stream, or at the worker's socket, until the worker sends a START frame, executes the image's
 //! own entrypoint, carries its output back, and cleans up after it. `wire.rs` defines the frames.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //! `docker run`), but not from obeying SIGNAL, taking stdin, reaping, or noticing that the worker is gone.
 //!
 //! How it ends:
-//! - stdin ends, or stdout has no reader: the worker is gone. Exit 0, and since this is the first process of
+//! - stdin ends, or stdout has no reader, or both are the worker's socket and that is closed: the worker is gone. Exit 0, and since this is the first process of
 //!   its PID namespace, the kernel kills whatever is left in it. This is the container's dead man's switch.
 //! - a frame that is none, or that has no place: FAILED with [`Step::Protocol`] if there is room, exit 125.
 //! - SIGTERM, SIGINT, SIGQUIT or SIGHUP while idle (`docker stop`): exit 0; an idle container has done nothing wrong.
@@ -110,6 +110,9 @@ fn main(arguments: Environment, environment: Environment) -> ! {
 /// behind, more of either than can be coped with, and must not keep init from hearing that the worker is gone.
 const AT_A_TIME: usize = 64;
 
+/// So many seconds at least, and times that the worker takes something, are spent on last words.
+const LAST_WORDS_PATIENCE: u32 = 30;
+
 /// How jobs are kept apart from what comes after them.
 enum Isolation {
     /// By their container: there is one job.
@@ -201,7 +204,7 @@ impl Init {
     fn wait(&mut self) -> Result<[Poll; slot::COUNT], Quit> {
         let mut set = [Poll::NONE; slot::COUNT];
         set[slot::COMMANDS] = Poll::on(self.input.fd(), sys::POLLIN);
-        // With nothing to write this still reports that the last reader is gone (POLLERR).
+        // With nothing to write this still reports that the last reader is gone (POLLERR, of a socket POLLHUP).
         set[slot::OUTPUT] = Poll::on(self.output.fd(), if self.output.is_empty() { 0 } else { sys::POLLOUT });
         set[slot::SIGNALS] = Poll::on(&self.signals, sys::POLLIN);
         if let Isolation::Namespace { staged: Some(staged), .. } = &self.isolation {
@@ -415,7 +418,12 @@ impl Init {
             Quit::Doubt(doubt) => self.output.control(Kind::Doubt, &[*doubt as u8]),
             Quit::WorkerGone | Quit::Asked | Quit::Kernel(_) => Ok(()),
         };
-        let _ = self.output.flush();
+        // What tells how the last job ended may be among what waits for a worker that reads slowly.
+        let mut patience = LAST_WORDS_PATIENCE;
+        while self.output.flush().is_ok() && !self.output.is_empty() && self.job.is_none() && patience > 0 {
+            patience -= 1;
+            let _ = sys::poll(&mut [Poll::on(self.output.fd(), sys::POLLOUT)], Some(1000));
+        }
         // As the first process this is needless: the kernel does it.
         if let Some(job) = &self.job {
             job.kill(self.kill);

@@ -95,8 +95,8 @@ impl Recipe {
         format!("prewarm-{}-{instance}-{}", self.pool, slot.serial())
     }
 
-    /// A slot's container; `shortcut`: where the worker's socket is, if it is to be mounted.
-    pub fn spec(&self, slot: SlotId, prepared: &Prepared, shortcut: Option<PathBuf>) -> ContainerSpec {
+    /// A slot's container; `socket`: where the worker's socket is, if it is to be mounted.
+    pub fn spec(&self, slot: SlotId, prepared: &Prepared, socket: Option<PathBuf>) -> ContainerSpec {
         ContainerSpec {
             name: self.container_name(slot),
             image: prepared.image.id.clone(),
@@ -108,7 +108,7 @@ impl Recipe {
                 labels
             },
             pool: Arc::clone(&self.config),
-            shortcut,
+            socket,
         }
     }
 }

@@ -176,7 +176,7 @@ async fn warm_up(
     if let Some(setup) = &prepared.setup {
         link.send(&setup.with(visit.as_ref().map(Visit::token))).await?;
     }
-    match tokio::time::timeout(READY_TIMEOUT, first_word(&mut link, visit)).await {
+    match tokio::time::timeout(READY_TIMEOUT, first_word(recipe, &mut link, visit)).await {
         Ok(Ok(Frame::Ready)) => Ok(link),
         Ok(Ok(Frame::Failed(failed))) => {
             Err(WarmError::Unable(id, failed, recipe.user(&prepared.image).to_owned()))
@@ -207,12 +207,14 @@ async fn create(
 }
 
 /// What init says first, wherever it says it.
-async fn first_word(link: &mut Link, visit: Option<Visit>) -> Result<Frame, LinkError> {
+async fn first_word(recipe: &Recipe, link: &mut Link, visit: Option<Visit>) -> Result<Frame, LinkError> {
     if let Some(mut visit) = visit {
         tokio::select! {
             stream = visit.stream() => link.take(stream),
             word = link.recv() => {
-                tracing::debug!(container = %link.container(), "init has not found the way to the worker's socket");
+                if let (Some(shortcut), Ok(Frame::Ready)) = (recipe.engine.shortcut(), &word) {
+                    shortcut.give_up("it is mounted, and init can't connect to it");
+                }
                 return word;
             }
         }

@@ -53,23 +53,28 @@ fn what_jobs_print_does_not_pass_through_the_engine() {
 }
 
 #[test]
-fn an_engine_that_cannot_mount_the_socket_is_spoken_to_as_before() {
+fn where_init_cannot_come_to_the_socket_it_is_spoken_to_as_before() {
     run(async |site: &Site| {
-        let dir = directory(site, "run");
-        let keys = "idle = { min = 0, max = 1 }\nconcurrency = 1\nisolation = \"namespace\"";
-        let worker = at(site, &dir).pool("box", keys).ready().await;
-        let is_socket = |name: &String| name.ends_with(".socket");
-        let socket = eventually("the socket", async || names(&dir).into_iter().find(is_socket)).await;
-        // As if the engine were on another host, or the worker in a container.
-        fs::remove_file(dir.join(socket)).unwrap();
-        for n in 0..3 {
-            let attempt = site.broker.run("box", Job::shell(&format!("echo {n}"))).await.succeeded();
-            assert_eq!(attempt.stdout, format!("{n}\n").into_bytes());
+        // As if the engine were on another host, or the worker in a container; and as if the host forbade it.
+        for mounted in [false, true] {
+            let dir = directory(site, if mounted { "mounted" } else { "absent" });
+            let keys = "idle = { min = 0, max = 1 }\nconcurrency = 1\nisolation = \"namespace\"";
+            let worker = at(site, &dir).pool("box", keys).ready().await;
+            let is_socket = |name: &String| name.ends_with(".socket");
+            let socket = eventually("the socket", async || names(&dir).into_iter().find(is_socket)).await;
+            fs::remove_file(dir.join(&socket)).unwrap();
+            if mounted {
+                fs::write(dir.join(&socket), "").unwrap();
+            }
+            for n in 0..3 {
+                let attempt = site.broker.run("box", Job::shell(&format!("echo {n}"))).await.succeeded();
+                assert_eq!(attempt.stdout, format!("{n}\n").into_bytes());
+            }
+            let log = worker.log();
+            assert_eq!(log.matches("by way of the engine alone").count(), 1, "it is said, once: {log}");
+            assert!(worker.stop().await.success());
+            assert_eq!(names(&dir), [""; 0]);
         }
-        let log = worker.log();
-        assert_eq!(log.matches("by way of the engine alone").count(), 1, "it is said, once: {log}");
-        assert!(worker.stop().await.success());
-        assert_eq!(names(&dir), [""; 0]);
     });
 }
 

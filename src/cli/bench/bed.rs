@@ -1,6 +1,7 @@
 //! What is set up for a run, and taken away again however it ends.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub struct Subject {
     pub worker: String,
     /// Where containers run.
     pub engine: EngineConfig,
+    /// Where the worker's socket is, if not where it is by default.
+    pub runtime_dir: Option<PathBuf>,
     /// Where jobs are published.
     pub broker: Option<BrokerConfig>,
 }
@@ -93,7 +96,11 @@ impl Bed {
     async fn set_up_engine(&mut self, subject: &Subject, pool: &PoolConfig) -> Result<(), Failure> {
         let metrics = Metrics::new();
         let owner = Owner::new(&subject.worker);
-        self.presence = presence::default_dir().and_then(|dir| Presence::announce(&dir, &owner).ok());
+        self.presence = subject
+            .runtime_dir
+            .clone()
+            .or_else(presence::default_dir)
+            .and_then(|dir| Presence::announce(&dir, &owner).ok());
         let socket = self.presence.as_ref().map(Presence::socket);
         let engine = Arc::new(Docker::new(&subject.engine, &metrics)?.with_shortcut(socket.as_deref()));
         let info = engine.info().await?;

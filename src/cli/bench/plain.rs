@@ -85,7 +85,7 @@ impl Plain {
             init_volume,
             labels: self.labels(),
             pool: Arc::clone(&self.pool),
-            shortcut: None,
+            socket: None,
         }
     }
 
