@@ -15,7 +15,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
@@ -33,16 +33,21 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(1);
 
 type Token = [u8; TOKEN];
-type Awaited = Arc<Mutex<HashMap<Token, oneshot::Sender<UnixStream>>>>;
 
 /// The worker's socket. Dropped, it is gone, and what came through it stays.
 #[derive(Debug)]
 pub struct Shortcut {
-    path: PathBuf,
-    /// False once the engine has said that it can't mount it.
-    usable: AtomicBool,
-    awaited: Awaited,
+    door: Arc<Door>,
     listening: AbortHandle,
+}
+
+/// What those who wait for an init have of the socket.
+#[derive(Debug)]
+struct Door {
+    path: PathBuf,
+    /// False once it is known that no init comes there.
+    usable: AtomicBool,
+    awaited: Mutex<HashMap<Token, oneshot::Sender<UnixStream>>>,
 }
 
 impl Shortcut {
@@ -54,47 +59,34 @@ impl Shortcut {
         let listener = UnixListener::bind(path)?;
         // Init is root on this host, or can't come.
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-        let awaited = Awaited::default();
-        let listening = tokio::spawn(listen(listener, awaited.clone())).abort_handle();
-        Ok(Shortcut { path: path.to_owned(), usable: AtomicBool::new(true), awaited, listening })
+        let (path, usable, awaited) = (path.to_owned(), AtomicBool::new(true), Mutex::default());
+        let door = Arc::new(Door { path, usable, awaited });
+        let listening = tokio::spawn(listen(listener, door.clone())).abort_handle();
+        Ok(Shortcut { door, listening })
     }
 
-    /// Where it is on this host; none if the engine doesn't find it there.
-    pub fn path(&self) -> Option<&Path> {
-        self.usable.load(Ordering::Relaxed).then_some(&*self.path)
-    }
-
-    /// Whether it is the reason of an engine's error. Then it isn't tried again.
-    pub fn takes_blame(&self, error: &EngineError) -> bool {
-        let (Fault::Refused(reason) | Fault::NotFound(reason)) = &error.fault else { return false };
-        let blamed = reason.contains(&*self.path.to_string_lossy()) || reason.contains(SHORTCUT_PATH);
-        if blamed {
-            self.give_up(reason);
+    /// Awaits one init; none if it is known that none comes.
+    pub fn expect(&self) -> Option<Visit> {
+        if !self.door.usable.load(Ordering::Relaxed) {
+            return None;
         }
-        blamed
-    }
-
-    /// It isn't tried again: no init comes there.
-    pub fn give_up(&self, reason: &str) {
-        if self.usable.swap(false, Ordering::Relaxed) {
-            let path = self.path.display();
-            tracing::info!(%path, reason, "containers are spoken to by way of the engine alone, not by the worker's socket");
-        }
-    }
-
-    /// Awaits one init.
-    pub fn expect(&self) -> Visit {
         let token = Token::from(rand::random::<u128>().to_le_bytes());
         let (sender, stream) = oneshot::channel();
-        lock(&self.awaited).insert(token, sender);
-        Visit { token, stream, awaited: self.awaited.clone() }
+        self.door.awaited().insert(token, sender);
+        Some(Visit { token, stream, door: self.door.clone() })
     }
 }
 
 impl Drop for Shortcut {
     fn drop(&mut self) {
         self.listening.abort();
-        _ = std::fs::remove_file(&self.path);
+        _ = std::fs::remove_file(&self.door.path);
+    }
+}
+
+impl Door {
+    fn awaited(&self) -> MutexGuard<'_, HashMap<Token, oneshot::Sender<UnixStream>>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -103,13 +95,18 @@ impl Drop for Shortcut {
 pub struct Visit {
     token: Token,
     stream: oneshot::Receiver<UnixStream>,
-    awaited: Awaited,
+    door: Arc<Door>,
 }
 
 impl Visit {
     /// By what it is known.
     pub fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// Where it finds the socket on this host.
+    pub fn path(&self) -> &Path {
+        &self.door.path
     }
 
     /// Waits until it has come. Cancel safe.
@@ -120,22 +117,37 @@ impl Visit {
             Err(_) => std::future::pending().await,
         }
     }
+
+    /// Whether the socket is the reason of an engine's error: it isn't on the engine's host, or can't be mounted. Then no other init is
+    /// awaited there.
+    pub fn prevented(&self, error: &EngineError) -> bool {
+        let (Fault::Refused(reason) | Fault::NotFound(reason)) = &error.fault else { return false };
+        let prevented = reason.contains(&*self.path().to_string_lossy()) || reason.contains(SHORTCUT_PATH);
+        if prevented {
+            self.in_vain(reason);
+        }
+        prevented
+    }
+
+    /// It can't come, and no other init can.
+    pub fn in_vain(&self, reason: &str) {
+        if self.door.usable.swap(false, Ordering::Relaxed) {
+            let path = self.path().display();
+            tracing::info!(%path, reason, "containers are spoken to by way of the engine alone, not by the worker's socket");
+        }
+    }
 }
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        lock(&self.awaited).remove(&self.token);
+        self.door.awaited().remove(&self.token);
     }
 }
 
-fn lock(awaited: &Awaited) -> std::sync::MutexGuard<'_, HashMap<Token, oneshot::Sender<UnixStream>>> {
-    awaited.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn listen(listener: UnixListener, awaited: Awaited) {
+async fn listen(listener: UnixListener, door: Arc<Door>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => _ = tokio::spawn(admit(stream, awaited.clone())),
+            Ok((stream, _)) => _ = tokio::spawn(admit(stream, door.clone())),
             Err(error) => {
                 tracing::warn!(%error, "the worker's socket can't let in a container's init, which waits for it");
                 tokio::time::sleep(PAUSE).await;
@@ -144,10 +156,10 @@ async fn listen(listener: UnixListener, awaited: Awaited) {
     }
 }
 
-async fn admit(mut stream: UnixStream, awaited: Awaited) {
+async fn admit(mut stream: UnixStream, door: Arc<Door>) {
     let mut token = [0; TOKEN];
     if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, stream.read_exact(&mut token)).await
-        && let Some(visit) = lock(&awaited).remove(&token)
+        && let Some(visit) = door.awaited().remove(&token)
     {
         // Who awaited it may have given up; then it ends with the stream.
         _ = visit.send(stream);
@@ -169,7 +181,7 @@ mod tests {
     async fn each_init_comes_to_whom_awaits_it() {
         let path = path();
         let shortcut = Shortcut::open(&path).unwrap();
-        let (mut one, mut other) = (shortcut.expect(), shortcut.expect());
+        let (mut one, mut other) = (shortcut.expect().unwrap(), shortcut.expect().unwrap());
         for (visit, says) in [(&other, b"other"), (&one, b"one's")] {
             let mut init = UnixStream::connect(&path).await.unwrap();
             init.write_all(visit.token()).await.unwrap();
@@ -187,7 +199,7 @@ mod tests {
         let path = path();
         let shortcut = Shortcut::open(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let (visit, gone) = (shortcut.expect(), *shortcut.expect().token());
+        let (visit, gone) = (shortcut.expect().unwrap(), *shortcut.expect().unwrap().token());
         let mut silent = UnixStream::connect(&path).await.unwrap();
         for token in [gone, [0; TOKEN], visit.token().map(|byte| !byte)] {
             let mut stranger = UnixStream::connect(&path).await.unwrap();
@@ -208,20 +220,19 @@ mod tests {
     async fn an_engine_that_cannot_mount_it_is_not_asked_again() {
         let path = path();
         let shortcut = Shortcut::open(&path).unwrap();
+        let visit = shortcut.expect().unwrap();
         let error = |fault| EngineError { op: Op::Create, subject: "c".into(), fault };
         let refused = |reason: String| error(Fault::Refused(reason));
         for other in [refused("no space left".into()), error(Fault::Timeout(PATIENCE))] {
-            assert!(!shortcut.takes_blame(&other));
-            assert_eq!(shortcut.path(), Some(&*path));
+            assert!(!visit.prevented(&other));
+            assert!(shortcut.expect().is_some());
         }
         let missing = refused(format!("bind source path does not exist: {}", path.display()));
         for _ in 0..2 {
-            assert!(shortcut.takes_blame(&missing));
-            assert_eq!(shortcut.path(), None);
+            assert!(visit.prevented(&missing));
+            assert!(shortcut.expect().is_none());
         }
-        assert!(
-            shortcut.takes_blame(&refused("mounting to rootfs at /.prewarm/shortcut: not permitted".into()))
-        );
+        assert!(visit.prevented(&refused("mounting to rootfs at /.prewarm/shortcut: not permitted".into())));
     }
 
     #[tokio::test]
@@ -229,11 +240,11 @@ mod tests {
         let path = path();
         let shortcut = Shortcut::open(&path).unwrap();
         assert!(Shortcut::open(&path).is_err(), "it is taken");
-        assert_eq!(shortcut.path(), Some(&*path));
-        let visit = shortcut.expect();
-        assert_eq!(lock(&shortcut.awaited).len(), 1);
+        let visit = shortcut.expect().unwrap();
+        assert_eq!(visit.path(), path);
+        assert_eq!(shortcut.door.awaited().len(), 1);
         drop(visit);
-        assert_eq!(lock(&shortcut.awaited).len(), 0);
+        assert_eq!(shortcut.door.awaited().len(), 0);
         drop(shortcut);
         assert!(!path.exists());
     }

@@ -1,6 +1,6 @@
 //! What all containers of a pool are made from: its configuration, the image as it is now, and where init is.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Owner;
@@ -96,7 +96,7 @@ impl Recipe {
     }
 
     /// A slot's container; `socket`: where the worker's socket is, if it is to be mounted.
-    pub fn spec(&self, slot: SlotId, prepared: &Prepared, socket: Option<PathBuf>) -> ContainerSpec {
+    pub fn spec(&self, slot: SlotId, prepared: &Prepared, socket: Option<&Path>) -> ContainerSpec {
         ContainerSpec {
             name: self.container_name(slot),
             image: prepared.image.id.clone(),
@@ -108,7 +108,7 @@ impl Recipe {
                 labels
             },
             pool: Arc::clone(&self.config),
-            socket,
+            socket: socket.map(Path::to_owned),
         }
     }
 }

@@ -13,7 +13,7 @@ use super::slots::{Reason, SlotId};
 use super::{Lease, Ticket};
 use crate::config::Isolation;
 use crate::engine::link::{Frame, Link, LinkError};
-use crate::engine::shortcut::Visit;
+use crate::engine::shortcut::{Shortcut, Visit};
 use crate::engine::{ContainerId, EngineError};
 use crate::init::wire::{Failed, Step};
 
@@ -167,16 +167,16 @@ async fn warm_up(
     let stream = recipe.engine.attach(&id).await?;
     let mut link = Link::new(id.clone(), stream);
     if let Err(error) = recipe.engine.start(&id).await {
-        if let (Some(shortcut), Some(_)) = (recipe.engine.shortcut(), &visit) {
-            // Some engines find out only here. The next container goes without.
-            shortcut.takes_blame(&error);
+        // Some engines find out only here that they can't mount the socket. The next container goes without.
+        if let Some(visit) = &visit {
+            visit.prevented(&error);
         }
         return Err(error.into());
     }
     if let Some(setup) = &prepared.setup {
         link.send(&setup.with(visit.as_ref().map(Visit::token))).await?;
     }
-    match tokio::time::timeout(READY_TIMEOUT, first_word(recipe, &mut link, visit)).await {
+    match tokio::time::timeout(READY_TIMEOUT, first_word(&mut link, visit)).await {
         Ok(Ok(Frame::Ready)) => Ok(link),
         Ok(Ok(Frame::Failed(failed))) => {
             Err(WarmError::Unable(id, failed, recipe.user(&prepared.image).to_owned()))
@@ -195,11 +195,10 @@ async fn create(
 ) -> Result<(ContainerId, Option<Visit>), EngineError> {
     // Only an init that serves many jobs can take the mount away again; for a single one it would hardly pay.
     let shortcut = recipe.engine.shortcut().filter(|_| prepared.setup.is_some());
-    if let Some((shortcut, path)) = shortcut.and_then(|shortcut| Some((shortcut, shortcut.path()?))) {
-        let visit = shortcut.expect();
-        match recipe.engine.create(&recipe.spec(slot, prepared, Some(path.to_owned()))).await {
+    if let Some(visit) = shortcut.and_then(Shortcut::expect) {
+        match recipe.engine.create(&recipe.spec(slot, prepared, Some(visit.path()))).await {
             Ok(id) => return Ok((id, Some(visit))),
-            Err(error) if shortcut.takes_blame(&error) => {}
+            Err(error) if visit.prevented(&error) => {}
             Err(error) => return Err(error),
         }
     }
@@ -207,13 +206,13 @@ async fn create(
 }
 
 /// What init says first, wherever it says it.
-async fn first_word(recipe: &Recipe, link: &mut Link, visit: Option<Visit>) -> Result<Frame, LinkError> {
+async fn first_word(link: &mut Link, visit: Option<Visit>) -> Result<Frame, LinkError> {
     if let Some(mut visit) = visit {
         tokio::select! {
             stream = visit.stream() => link.take(stream),
             word = link.recv() => {
-                if let (Some(shortcut), Ok(Frame::Ready)) = (recipe.engine.shortcut(), &word) {
-                    shortcut.give_up("it is mounted, and init can't connect to it");
+                if let Ok(Frame::Ready) = &word {
+                    visit.in_vain("it is mounted, and init can't connect to it");
                 }
                 return word;
             }
