@@ -15,7 +15,7 @@ use prewarm::pool::sweep::Sweep;
 use serde_json::json;
 use support::broker::{Attempt, Job, RESULT, Reply, STARTED};
 use support::docker::{BUSYBOX, Image, docker, docker_ok};
-use support::engine::{containers, running};
+use support::engine::{Container, containers, running};
 use support::worker::{DEADLINE, Site, Worker, eventually, prewarm, processes_with, run};
 
 /// A worker killed with -9 leaves nothing running for longer than 2 s; or than its engine takes to make a few
@@ -45,6 +45,20 @@ async fn sweep(worker: &str) -> usize {
     sweep.once(&engine).await.unwrap() + sweep.once(&engine).await.unwrap()
 }
 
+/// What is left of a worker's containers once the engine has removed those that ended: what was created and not yet started.
+async fn left_as_created(worker: &str) -> Vec<Container> {
+    eventually("containers that ended are removed by the engine", async || {
+        let left = containers(worker);
+        left.iter().all(|c| c.state == "created").then_some(left)
+    })
+    .await
+}
+
+/// An argument that tells a job's processes apart from everything else on this machine.
+fn mark() -> String {
+    format!("7{}", uuid::Uuid::now_v7().as_u128() % 1_000_000_007)
+}
+
 /// When a container of a worker that was killed at `begun` was last seen running. Looks on past the time that is allowed:
 /// the engine carries out what it was asked before, so one may still come up.
 async fn last_seen_running(worker: &str, begun: Instant, allowed: Duration) -> Duration {
@@ -65,8 +79,7 @@ fn nothing_runs_two_seconds_after_kill_9() {
         let image = Image::build(&format!("FROM {BUSYBOX}\nVOLUME /data /more\n"));
         let keys = format!("image = \"{}\"\nidle = 12\nconcurrency = 1", image.name());
         let mut worker = site.worker().pool("box", &keys).ready().await;
-        // Told apart from everything else on this machine.
-        let mark = format!("7{}", uuid::Uuid::now_v7().as_u128() % 1_000_000_007);
+        let mark = mark();
         let script = format!(
             "echo precious >/data/file; trap '' TERM HUP INT; (setsid sh -c 'trap \"\" TERM; sleep {mark} & sleep {mark}' &); \
              sleep {mark} & echo up; sleep {mark}"
@@ -128,11 +141,7 @@ fn nothing_runs_two_seconds_after_kill_9() {
         }
 
         // What is left is what was created and not yet started: that is the sweep's.
-        let ended = eventually("containers that ended are removed by the engine", async || {
-            let left = containers(&worker.name);
-            left.iter().all(|c| c.state == "created").then_some(left)
-        })
-        .await;
+        let ended = left_as_created(&worker.name).await;
         let more_volumes = volumes_of(&ended.iter().map(|c| c.id.clone()).collect::<Vec<_>>());
         assert_eq!(sweep(&worker.name).await, ended.len());
         assert_eq!(containers(&worker.name), []);
@@ -149,7 +158,7 @@ fn nothing_of_many_jobs_runs_two_seconds_after_kill_9() {
     run(async |site: &Site| {
         let keys = "idle = 4\nconcurrency = 1\nisolation = \"namespace\"";
         let mut worker = site.worker().pool("box", keys).full().await;
-        let mark = format!("7{}", uuid::Uuid::now_v7().as_u128() % 1_000_000_007);
+        let mark = mark();
         let script = format!("trap '' TERM HUP INT; (setsid sleep {mark} &); echo up; sleep {mark}");
         let job = Job::new(json!({"args": ["sh", "-c", script], "timeout": "10m"}));
         let job = site.broker.submit("box", job).await;
@@ -164,11 +173,7 @@ fn nothing_of_many_jobs_runs_two_seconds_after_kill_9() {
         let gone_after = last_seen_running(&worker.name, begun, allowed).await;
         assert!(gone_after < allowed, "{gone_after:?} of {allowed:?}");
         assert_eq!(processes_with(&mark), [""; 0], "the job's processes are gone with it");
-        let ended = eventually("containers that ended are removed by the engine", async || {
-            let left = containers(&worker.name);
-            left.iter().all(|c| c.state == "created").then_some(left)
-        })
-        .await;
+        let ended = left_as_created(&worker.name).await;
         assert_eq!(sweep(&worker.name).await, ended.len());
     });
 }
@@ -195,11 +200,7 @@ fn killed_while_it_starts() {
             tokio::time::sleep(Duration::from_millis(later)).await;
             worker.kill();
             let last = last_seen_running(&worker.name, Instant::now(), allowed).await;
-            let left = eventually("containers that ended are removed by the engine", async || {
-                let left = containers(&worker.name);
-                left.iter().all(|c| c.state == "created").then_some(left)
-            })
-            .await;
+            let left = left_as_created(&worker.name).await;
             println!(
                 "killed {later} ms after '{op}': last seen running after {last:?}; {} left as created",
                 left.len()

@@ -64,7 +64,7 @@ pub enum LinkError {
 pub struct Link {
     container: ContainerId,
     attached: Attached,
-    /// What takes the attached stream's place for frames. The end of either is the container's.
+    /// What takes the attached stream's place for frames; the container's end is told by that one still.
     shortcut: Option<UnixStream>,
     buffer: BytesMut,
 }

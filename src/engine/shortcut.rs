@@ -5,10 +5,11 @@
 //!      └──── engine ──── its shim ──── stdin, stdout ────┘         held open: the engine's own word on the container's end
 //! ```
 //!
-//! On the attached stream each frame passes through two more processes, whose wake-ups are half of what a START costs. So a
-//! container that serves many jobs finds the worker's socket mounted beside init; SETUP tells it a token, with which it
-//! comes. It then takes the mount away, before any job has a world: no job ever sees it. Whoever can't be come to, since the
-//! engine is on another host, say, or the worker in a container of its own, is spoken to as before.
+//! On the attached stream each frame passes through two more processes, which is a tenth of all that a short job costs a busy
+//! host, its publisher and broker included (README, 'Many jobs in one container'). So a container that serves many jobs finds
+//! the worker's socket mounted beside init; SETUP tells it a token, with which it comes. It then takes the mount away, before
+//! any job has a world: no job ever sees it. Whoever can't be come to, since the engine is on another host, say, or the worker
+//! in a container of its own, is spoken to as before.
 
 use std::collections::HashMap;
 use std::io;

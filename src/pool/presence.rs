@@ -59,8 +59,7 @@ impl Presence {
 
     /// Ends in order: nothing of this worker is left.
     pub fn leave(self) {
-        let _ = fs::remove_file(self.socket());
-        let _ = fs::remove_file(&self.path);
+        remove(&self.path);
     }
 }
 
@@ -99,10 +98,14 @@ pub fn dead(dir: &Path) -> BTreeSet<String> {
 /// Forgets a dead worker of which nothing is left.
 pub fn forget(dir: &Path, instance: &str) {
     if look(dir, instance) == Life::Dead {
-        let path = path(dir, instance);
-        let _ = fs::remove_file(path.with_extension(SOCKET));
-        let _ = fs::remove_file(path);
+        remove(&path(dir, instance));
     }
+}
+
+/// Removes a worker's file, and before it what is only found by it.
+fn remove(path: &Path) {
+    let _ = fs::remove_file(path.with_extension(SOCKET));
+    let _ = fs::remove_file(path);
 }
 
 fn path(dir: &Path, instance: &str) -> PathBuf {

@@ -2,14 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
-use tokio::net::UnixListener;
 
 use crate::support::broker::Job;
-use crate::support::engine::forward;
+use crate::support::engine::EngineProxy;
 use crate::support::worker::{Setup, Site, eventually, run};
 
 /// Bytes that a job prints.
@@ -20,18 +17,9 @@ fn what_jobs_print_does_not_pass_through_the_engine() {
     run(async |site: &Site| {
         for (isolation, passes) in [("container", true), ("namespace", false)] {
             let dir = directory(site, isolation);
-            let engine = dir.join("engine.sock");
-            let listener = UnixListener::bind(&engine).unwrap();
-            let heard = Arc::new(AtomicU64::new(0));
-            let counted = Arc::clone(&heard);
-            let accept = tokio::spawn(async move {
-                loop {
-                    let (client, _) = listener.accept().await.unwrap();
-                    tokio::spawn(forward(client, Arc::clone(&counted)));
-                }
-            });
+            let proxy = EngineProxy::new(&dir);
             let worker = at(site, &dir)
-                .env("DOCKER_HOST", &format!("unix://{}", engine.display()))
+                .env("DOCKER_HOST", &proxy.host)
                 .pool("box", &format!("idle = 1\nconcurrency = 1\nisolation = \"{isolation}\""))
                 .full()
                 .await;
@@ -44,8 +32,7 @@ fn what_jobs_print_does_not_pass_through_the_engine() {
                 assert_eq!(attempt.result["stdout"]["total_bytes"], PRINTED, "{:#}", attempt.result);
             }
             assert!(worker.stop().await.success());
-            accept.abort();
-            let heard = heard.load(Ordering::Relaxed);
+            let heard = proxy.heard();
             assert_eq!(heard > PRINTED, passes, "isolation {isolation}: {heard} bytes");
             assert_eq!(names(&dir), ["engine.sock"], "nothing else is left");
         }

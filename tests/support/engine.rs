@@ -53,6 +53,8 @@ pub struct EngineProxy {
     /// As in `DOCKER_HOST`.
     pub host: String,
     seen: Arc<Mutex<Vec<Request>>>,
+    /// Bytes that the engine said.
+    heard: Arc<AtomicU64>,
     open: watch::Sender<bool>,
     end: CancellationToken,
 }
@@ -62,20 +64,22 @@ impl EngineProxy {
         let path: PathBuf = dir.join("engine.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::new(AtomicU64::new(0));
         let open = watch::Sender::new(true);
         let end = CancellationToken::new();
         let accept = {
-            let (seen, open, end) = (Arc::clone(&seen), open.subscribe(), end.clone());
+            let (seen, heard) = (Arc::clone(&seen), Arc::clone(&heard));
+            let (open, end) = (open.subscribe(), end.clone());
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
-                    let pass = pass(client, Arc::clone(&seen), open.clone());
+                    let pass = pass(client, Arc::clone(&seen), Arc::clone(&heard), open.clone());
                     tokio::spawn(end.clone().run_until_cancelled_owned(pass));
                 }
             }
         };
         tokio::spawn(end.clone().run_until_cancelled_owned(accept));
-        EngineProxy { host: format!("unix://{}", path.display()), seen, open, end }
+        EngineProxy { host: format!("unix://{}", path.display()), seen, heard, open, end }
     }
 
     /// From now on requests are seen, and not passed on.
@@ -91,6 +95,11 @@ impl EngineProxy {
     /// The requests since this was asked last.
     pub fn take(&self) -> Vec<Request> {
         std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// How many bytes the engine has said to the worker.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 }
 
@@ -113,28 +122,12 @@ pub async fn upstream() -> std::io::Result<Box<dyn Duplex>> {
     }
 }
 
-/// Passes a connection on to the engine, and counts the bytes that the engine says.
-pub async fn forward(client: impl Duplex, heard: Arc<AtomicU64>) {
-    let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_server, mut to_server) = tokio::io::split(upstream().await.unwrap());
-    let up = async move {
-        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
-        let _ = to_server.shutdown().await;
-    };
-    let down = async move {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
-            heard.fetch_add(n as u64, Ordering::Relaxed);
-            if to_client.write_all(&buffer[..n]).await.is_err() {
-                return;
-            }
-        }
-        let _ = to_client.shutdown().await;
-    };
-    tokio::join!(up, down);
-}
-
-async fn pass(client: UnixStream, seen: Arc<Mutex<Vec<Request>>>, mut open: watch::Receiver<bool>) {
+async fn pass(
+    client: UnixStream,
+    seen: Arc<Mutex<Vec<Request>>>,
+    heard: Arc<AtomicU64>,
+    mut open: watch::Receiver<bool>,
+) {
     let (mut from_client, mut to_client) = client.into_split();
     let Ok(server) = upstream().await else { return };
     let (mut from_server, mut to_server) = tokio::io::split(server);
@@ -156,7 +149,13 @@ async fn pass(client: UnixStream, seen: Arc<Mutex<Vec<Request>>>, mut open: watc
         let _ = to_server.shutdown().await;
     };
     let down = async move {
-        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+            heard.fetch_add(n as u64, Ordering::Relaxed);
+            if to_client.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+        }
         let _ = to_client.shutdown().await;
     };
     tokio::join!(up, down);
