@@ -32,28 +32,20 @@ pub struct Wanted {
     /// The START payload, whose last strings are the patterns.
     pub memory: Mapping,
     pub length: usize,
-    /// Where the job's world can be had, if it had one of its own.
-    pub world: Option<Fd>,
 }
 
 impl Wanted {
     /// Forks the process that reads, and gives the end of the pipe from which the stream can be had, which never blocks.
-    pub fn read(&self, sandbox: Option<&Sandbox>) -> Result<(Pid, Fd), Failed> {
+    /// The job's world is where it looks, if the job had one of its own.
+    pub fn read(&self, own: Option<(&Sandbox, &World)>) -> Result<(Pid, Fd), Failed> {
         let failed = |errno: Errno| Failed::at(Step::Artifacts, errno.0);
-        let world = match &self.world {
-            Some(through) => Some(World::receive(through).map_err(failed)?),
-            None => None,
-        };
         let (pipe, end) = sys::pipe().map_err(failed)?;
         sys::set_nonblocking(&pipe).map_err(failed)?;
         match sys::fork().map_err(failed)? {
             Fork::Parent(pid) => Ok((pid, pipe)),
             Fork::Child => {
                 drop(pipe);
-                let entered = match (sandbox, &world) {
-                    (Some(sandbox), Some(world)) => sandbox.enter(world),
-                    _ => Ok(()),
-                };
+                let entered = own.map_or(Ok(()), |(sandbox, world)| sandbox.enter(world));
                 let sent = entered.and_then(|()| self.send_all(end));
                 sys::exit(if sent.is_ok() { 0 } else { 125 })
             }

@@ -27,7 +27,15 @@ pub struct Surroundings {
     pub home: Option<&'static CStr>,
 }
 
-/// Becomes the entrypoint that the START frame names, or reports why not.
+/// What can be done before there is a START: a session of its own, and where the output goes.
+pub fn stand_alone(ends: &Ends) -> Result<(), Failed> {
+    sys::new_session().map_err(|errno| Failed::at(Step::Fork, errno.0))?;
+    sys::place(&ends.stdout, 1)
+        .and_then(|()| sys::place(&ends.stderr, 2))
+        .map_err(|errno| Failed::at(Step::Pipe, errno.0))
+}
+
+/// Becomes the entrypoint that the START frame names, or reports why not. It stands alone already.
 pub fn become_entrypoint(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -> ! {
     let Err(failed) = execute(head, strings, around, ends);
     give_up(ends, failed)
@@ -43,15 +51,12 @@ fn execute(head: StartHead, strings: &[u8], around: Surroundings, ends: &Ends) -
     let at = |step| move |errno: Errno| Failed::at(step, errno.0);
     let mut strings = strings.split_inclusive(|b| *b == 0).filter_map(|s| CStr::from_bytes_with_nul(s).ok());
 
-    sys::new_session().map_err(at(Step::Fork))?;
     if head.stdin {
         sys::place(&ends.stdin, 0)
     } else {
         // To be written to as well, since that is how the runtime gives it to Docker's.
         sys::open_both_ways(c"/dev/null").and_then(|null| sys::place(&null, 0))
     }
-    .and_then(|()| sys::place(&ends.stdout, 1))
-    .and_then(|()| sys::place(&ends.stderr, 2))
     .map_err(at(Step::Pipe))?;
     // Everything of init's own was opened so that execve closes it; this is for what the engine may have leaked
     // into init (CVE-2024-21626 began with such a descriptor).

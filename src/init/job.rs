@@ -4,7 +4,7 @@ use crate::artifacts::Wanted;
 use crate::child::Surroundings;
 use crate::input::Input;
 use crate::output::Output;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, World};
 use crate::sys::{self, Environment, Errno, Fd, Fork, Pid, Poll, Reaped, Status, To};
 use crate::wire::{CHUNK_MAX, End, Exited, Failed, Kind, StartHead, Step};
 use crate::{Quit, child, slot};
@@ -113,6 +113,15 @@ pub struct Pipes {
     pub stdin: Fd,
     pub stdout: Fd,
     pub stderr: Fd,
+    held: Option<[Fd; 2]>,
+}
+
+impl Pipes {
+    /// Keeps the job's own ends of its output open, too. That a job closes them says nothing that init has to wake for: the
+    /// end of all its processes is heard of by SIGCHLD, and the pipes then hold what they hold.
+    pub fn hold(&mut self, ends: child::Ends) {
+        self.held = Some([ends.stdout, ends.stderr]);
+    }
 }
 
 /// Both sides of a job's pipes. Those who need no stdin don't use it.
@@ -122,7 +131,7 @@ pub fn pipes() -> Result<(Pipes, child::Ends), Failed> {
         let (stdin_end, stdin) = sys::pipe()?;
         let (stdout, stdout_end) = sys::pipe()?;
         let (stderr, stderr_end) = sys::pipe()?;
-        let ours = Pipes { report, stdin, stdout, stderr };
+        let ours = Pipes { report, stdin, stdout, stderr, held: None };
         for fd in [&ours.report, &ours.stdin, &ours.stdout, &ours.stderr] {
             sys::set_nonblocking(fd)?;
         }
@@ -145,6 +154,9 @@ pub struct Job {
     stderr: Stream,
     /// What is wanted of its files, until that is being collected.
     pub wanted: Option<Wanted>,
+    /// Its world, if it has one of its own.
+    pub world: Option<World>,
+    _held: Option<[Fd; 2]>,
     /// The process that reads them, until it is reaped.
     reader: Option<Pid>,
     artifacts: Stream,
@@ -160,18 +172,24 @@ pub struct Job {
 impl Job {
     /// Forks the process that will execute the entrypoint.
     pub fn launch(head: StartHead, strings: &[u8], environment: Environment) -> Result<Job, Failed> {
-        let (ours, ends) = pipes()?;
+        let (mut ours, ends) = pipes()?;
         match sys::fork().map_err(|errno| Failed::at(Step::Fork, errno.0))? {
             Fork::Child => {
+                if let Err(failed) = child::stand_alone(&ends) {
+                    child::give_up(&ends, failed);
+                }
                 let around = Surroundings { inherited: environment, home: None };
                 child::become_entrypoint(head, strings, around, &ends)
             }
-            Fork::Parent(pid) => Ok(Job::begun(pid, ours, head.stdin || head.files > 0)),
+            Fork::Parent(pid) => {
+                ours.hold(ends);
+                Ok(Job::begun(pid, ours, head.stdin || head.files > 0, None))
+            }
         }
     }
 
     /// The job that the process `entrypoint` is about to execute.
-    pub fn begun(entrypoint: Pid, ours: Pipes, stdin: bool) -> Job {
+    pub fn begun(entrypoint: Pid, ours: Pipes, stdin: bool, world: Option<World>) -> Job {
         Job {
             entrypoint,
             phase: Phase::Running,
@@ -181,6 +199,8 @@ impl Job {
             stdout: Stream { kind: Kind::Stdout, pipe: Some(ours.stdout), left: 0 },
             stderr: Stream { kind: Kind::Stderr, pipe: Some(ours.stderr), left: 0 },
             wanted: None,
+            world,
+            _held: ours.held,
             reader: None,
             artifacts: Stream { kind: Kind::Artifact, pipe: None, left: 0 },
             oom_kills: 0,
@@ -336,7 +356,7 @@ impl Job {
     pub fn collect(&mut self, sandbox: Option<&Sandbox>) {
         if let (Some(wanted), Phase::Draining { end }) = (self.wanted.take(), self.phase) {
             self.phase = Phase::Collecting { end };
-            if let Ok((reader, pipe)) = wanted.read(sandbox) {
+            if let Ok((reader, pipe)) = wanted.read(sandbox.zip(self.world.as_ref())) {
                 self.reader = Some(reader);
                 self.artifacts.pipe = Some(pipe);
             }

@@ -51,7 +51,7 @@ use artifacts::Wanted;
 use input::{Command, Input};
 use job::{Job, Progress};
 use output::Output;
-use sandbox::{News, Sandbox, Spent, Stage, Staged};
+use sandbox::{News, Sandbox, Spent, Staged};
 use sys::{Environment, Errno, Fd, Poll};
 use wire::{Doubt, Failed, Kind, SetupHead, StartHead, Step};
 
@@ -341,7 +341,7 @@ impl Init {
     }
 
     fn start(&mut self, payload: sys::Result<(sys::Mapping, usize)>) -> Result<(), Quit> {
-        let (mut wanted, mut go) = (None, None);
+        let mut wanted = None;
         let launched = match &payload {
             Ok((memory, length)) => {
                 let decoded = StartHead::decode(&memory[..*length]);
@@ -351,9 +351,9 @@ impl Init {
                 match &mut self.isolation {
                     Isolation::Namespace { staged, .. } => {
                         let Some(staged) = staged.take() else { return Err(Quit::Protocol) };
-                        staged.go(*length).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
-                        go = Some(staged.go);
-                        Ok(Job::begun(staged.pid, staged.pipes, has_stdin))
+                        let (pid, pipes, world) =
+                            staged.go(*length).map_err(|_| Quit::Doubt(Doubt::Sandbox))?;
+                        Ok(Job::begun(pid, pipes, has_stdin, Some(world)))
                     }
                     _ => Job::launch(head, strings, self.environment),
                 }
@@ -364,7 +364,7 @@ impl Init {
             Ok(mut job) => {
                 if let Ok((memory, length)) = payload {
                     match (wanted, &mut self.isolation) {
-                        (Some(head), _) => job.wanted = Some(Wanted { head, memory, length, world: go }),
+                        (Some(head), _) => job.wanted = Some(Wanted { head, memory, length }),
                         (None, Isolation::Namespace { spent, .. }) => *spent = Some(Spent { memory, length }),
                         (None, _) => {}
                     }
@@ -393,8 +393,9 @@ impl Init {
 
     /// The job is over, its last output is in the buffer: says how it ended. Nothing of it follows.
     fn conclude(&mut self) -> Result<(), Quit> {
-        let Some(job) = self.job.take() else { return Ok(()) };
+        let Some(mut job) = self.job.take() else { return Ok(()) };
         self.input.free_chunk();
+        let world = job.world.take();
         let oom_kills = self.oom.advance();
         match job.verdict(oom_kills) {
             Ok(exited) => self.output.control(Kind::Exited, &exited.encode())?,
@@ -403,6 +404,7 @@ impl Init {
         if let Isolation::Namespace { sandbox, .. } = &self.isolation {
             // That comes first; there is time for the rest until the next job.
             self.output.flush()?;
+            drop(world);
             sandbox.is_as_it_was().map_err(Quit::Doubt)?;
             self.stage()?;
         }
@@ -437,9 +439,7 @@ impl Isolation {
         match self {
             Isolation::Container => true,
             Isolation::Expected => false,
-            Isolation::Namespace { staged, .. } => {
-                staged.as_ref().is_some_and(|staged| staged.state == Stage::Waiting)
-            }
+            Isolation::Namespace { staged, .. } => staged.as_ref().is_some_and(Staged::is_waiting),
         }
     }
 }

@@ -10,7 +10,8 @@
 //! files, and without our own directory. A job's root is an overlay of a fresh tmpfs over that. The process that will
 //! become the job makes its world by itself, gives up all power over it, and waits for its START; so a START costs no more
 //! than without a world of its own. When it ends, the kernel kills what is left in its PID namespace before anybody hears of
-//! the end, and with the last process go the mounts, the overlay and the IPC objects.
+//! the end. Init holds the mounts until it has told that end, since to take them apart is most of what an exit costs; when it
+//! lets go of them, the kernel drops the overlay with all that is in it.
 
 use core::ffi::CStr;
 
@@ -78,9 +79,9 @@ pub struct Sandbox {
 pub struct Staged {
     pub pid: Pid,
     pub pipes: Pipes,
-    /// A socket. What comes back through it, before a job whose artifacts are wanted begins, is its world.
-    pub go: Fd,
-    pub state: Stage,
+    /// A socket: the length of its START goes there, its world comes back when it is made.
+    go: Fd,
+    world: Option<World>,
 }
 
 /// The memory of a START that has been executed.
@@ -92,15 +93,6 @@ pub struct Spent {
 /// So much of such memory is wiped and used again; what held more is given back, so that one large START is not paid for
 /// for ever.
 const REUSED_MAX: usize = 64 << 10;
-
-/// How far it is.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Making its world.
-    Making,
-    /// Waiting for START.
-    Waiting,
-}
 
 /// What it said.
 pub enum News {
@@ -136,6 +128,8 @@ impl Sandbox {
         let mounts = mounts::open().map_err(&ground)?;
         let descriptors = sys::next_descriptor().map_err(&ground)?;
         let capabilities = head.capabilities;
+        // For all that will be forked, and needed by none: init executes nothing. What it may do itself stays.
+        isolate::bound_capabilities(capabilities).map_err(&ground)?;
         Ok(Sandbox {
             table,
             user,
@@ -171,10 +165,13 @@ impl Sandbox {
             }
             _ => Mapping::shared(START_MAX).map_err(at(Step::Memory))?,
         };
-        let (ours, ends) = pipes()?;
+        let (mut ours, ends) = pipes()?;
         let (go, go_end) = sys::socket_pair().map_err(at(Step::Pipe))?;
         match isolate::fork_isolated().map_err(at(Step::Namespaces))? {
-            Fork::Parent(pid) => Ok((Staged { pid, pipes: ours, go: go_end, state: Stage::Making }, start)),
+            Fork::Parent(pid) => {
+                ours.hold(ends);
+                Ok((Staged { pid, pipes: ours, go: go_end, world: None }, start))
+            }
             Fork::Child => {
                 // Or it would wait for itself.
                 drop((ours, go_end));
@@ -184,7 +181,7 @@ impl Sandbox {
     }
 
     fn become_job(&self, start: &Mapping, ends: &Ends, go: &Fd, environment: Environment) -> ! {
-        if let Err(failed) = self.settle(ends) {
+        if let Err(failed) = self.settle(ends, go) {
             child::give_up(ends, failed);
         }
         let mut length = [0; 4];
@@ -195,10 +192,6 @@ impl Sandbox {
         let payload = &start[..(u32::from_le_bytes(length) as usize).min(START_MAX)];
         match StartHead::decode(payload) {
             Ok((head, strings)) => {
-                if head.wanted > 0 {
-                    // If that fails, init finds nothing there.
-                    let _ = hand_over_world(go);
-                }
                 let around = Surroundings { inherited: environment, home: Some(self.home) };
                 child::become_entrypoint(head, strings, around, ends)
             }
@@ -208,34 +201,37 @@ impl Sandbox {
     }
 
     /// In the new process: makes its world and becomes who it is to be.
-    fn settle(&self, ends: &Ends) -> Result<(), Failed> {
+    fn settle(&self, ends: &Ends, go: &Fd) -> Result<(), Failed> {
         sys::set_umask(0);
         self.make_root().map_err(at(Step::Overlay))?;
         self.mount_all()?;
         isolate::pivot_here().and_then(|()| isolate::detach(c".")).map_err(at(Step::Pivot))?;
         sys::set_umask(0o022);
         // As the runtime does it: as root first, since the user may not be let in everywhere.
-        let entered = sys::chdir(self.directory);
+        let enter = || sys::chdir(self.directory).and_then(|()| hand_over_world(go));
+        let entered = enter();
         self.confine().map_err(at(Step::AppArmor))?;
         for pipe in [&ends.stdin, &ends.stdout, &ends.stderr] {
             // So that a program can open /dev/stdout again.
             sys::give(pipe, self.user.uid).map_err(at(Step::Pipe))?;
         }
+        child::stand_alone(ends)?;
         // Before the power to do so is gone. It lets through what follows.
         if !self.program.is_empty() {
             isolate::filter_calls(self.program).map_err(at(Step::Seccomp))?;
         }
         self.become_user().map_err(at(Step::Credentials))?;
-        if entered == Err(Errno::ACCES) { sys::chdir(self.directory) } else { entered }
-            .map_err(at(Step::Chdir))
+        if entered == Err(Errno::ACCES) { enter() } else { entered }.map_err(at(Step::Chdir))
     }
 
     /// In a process of init's own: sees what the job whose world this is saw, as its user and from where it began. Not from
     /// what is called so now: as root that would be wherever a link leads that the job has put there.
     pub fn enter(&self, world: &World) -> sys::Result<()> {
         sys::enter_mounts(&world.mounts)?;
-        sys::change_directory(&world.directory)?;
-        self.become_user()
+        let enter = || sys::change_directory(&world.directory);
+        let entered = enter();
+        self.become_user()?;
+        if entered == Err(Errno::ACCES) { enter() } else { entered }
     }
 
     fn make_root(&self) -> sys::Result<()> {
@@ -301,32 +297,32 @@ impl Sandbox {
 
     fn become_user(&self) -> sys::Result<()> {
         let User { uid, gid, .. } = self.user;
-        isolate::bound_capabilities(self.capabilities)?;
         isolate::become_user(uid, gid, self.user.groups())?;
         // Only root has any of its own: for others the kernel takes them away at execve.
         isolate::set_capabilities(if uid == 0 { self.capabilities } else { 0 })
     }
 }
 
-/// What is left of a job's world when its processes are gone.
+/// What is left of a job's world when its processes are gone. As long as it is held the kernel takes none of it apart: a job's
+/// end isn't kept waiting for that, and its artifacts are still there.
 pub struct World {
     mounts: Fd,
-    /// Where the job began.
+    /// Where the job begins, unless its START names another directory.
     directory: Fd,
 }
 
 impl World {
-    /// What the job has handed over before it began.
-    pub fn receive(through: &Fd) -> sys::Result<World> {
+    fn receive(through: &Fd) -> sys::Result<World> {
         let mounts = sys::receive_descriptor(through)?;
         Ok(World { mounts, directory: sys::receive_descriptor(through)? })
     }
 }
 
-/// In the process that is about to become the job.
+/// In the process that will become the job, where it will begin.
 fn hand_over_world(to: &Fd) -> sys::Result<()> {
-    sys::send_descriptor(to, &sys::open(sys::OWN_MOUNTS)?)?;
-    sys::send_descriptor(to, &sys::enter_directory(None, c".")?)
+    let (mounts, directory) = (sys::open(sys::OWN_MOUNTS)?, sys::enter_directory(None, c".")?);
+    sys::send_descriptor(to, &mounts)?;
+    sys::send_descriptor(to, &directory)
 }
 
 impl Staged {
@@ -335,18 +331,25 @@ impl Staged {
         let mut said = [0; Failed::LEN];
         match sys::read(&self.pipes.report, &mut said) {
             Err(Errno::AGAIN) => News::None,
-            Ok(1) if said[0] == STAGED && self.state == Stage::Making => {
-                self.state = Stage::Waiting;
-                News::Waiting
+            Ok(1) if said[0] == STAGED && self.world.is_none() => {
+                self.world = World::receive(&self.go).ok();
+                if self.is_waiting() { News::Waiting } else { News::Dead }
             }
             Ok(Failed::LEN) => Failed::decode(&said).map_or(News::Dead, News::Failed),
             _ => News::Dead,
         }
     }
 
-    /// Its START is there, and so long.
-    pub fn go(&self, length: usize) -> sys::Result<()> {
-        sys::write(&self.go, &(length as u32).to_le_bytes()).map(drop)
+    /// Whether its world is made, and it waits for its START.
+    pub fn is_waiting(&self) -> bool {
+        self.world.is_some()
+    }
+
+    /// Its START is there, and so long: it becomes the job. Gives what init keeps for that.
+    pub fn go(self, length: usize) -> sys::Result<(Pid, Pipes, World)> {
+        let world = self.world.ok_or(Errno::AGAIN)?;
+        sys::write(&self.go, &(length as u32).to_le_bytes())?;
+        Ok((self.pid, self.pipes, world))
     }
 }
 

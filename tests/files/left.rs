@@ -306,3 +306,21 @@ fn what_one_pattern_does_not_reach_another_does() {
         assert!(worker.stop().await.success());
     });
 }
+
+/// Where a job begins may be closed to its user, as under `docker run`; what it leaves elsewhere is found all the same.
+#[test]
+fn a_working_directory_that_is_closed_to_the_user_hides_nothing_else() {
+    worker::run(async |site| {
+        let image =
+            Image::build("FROM prewarm-test/busybox\nRUN mkdir -m 700 /closed\nUSER 1234\nWORKDIR /closed\n");
+        let worker = both(site.worker(), "", &format!("image = {:?}", image.name())).ready().await;
+        for kind in KINDS {
+            let job = "pwd && ! ls . 2>/dev/null && echo out >/tmp/out";
+            let attempt = run(site, kind, job, json!({"artifacts": ["/tmp/out", "x"]})).await.succeeded();
+            assert_eq!(attempt.artifacts(), ["/tmp/out"], "{kind}: {:#}", attempt.result);
+            assert_eq!(attempt.missed().len(), 1, "{kind}: {:#}", attempt.result);
+        }
+        assert!(worker.stop().await.success());
+        drop(image);
+    });
+}

@@ -108,6 +108,33 @@ fn who_fills_its_file_system_has_filled_its_own() {
     });
 }
 
+/// How much later one is than the other, by what `/proc/uptime` said.
+fn between(earlier: &str, later: &str) -> f64 {
+    let seconds = |text: &str| text.split(' ').next().unwrap().parse::<f64>().unwrap();
+    seconds(later) - seconds(earlier)
+}
+
+#[test]
+fn no_end_is_kept_waiting_while_the_kernel_takes_a_world_apart() {
+    worker::run(async |site: &Site| {
+        let worker = site.worker().pool("box", &one_container("scratch = \"1GiB\"")).full().await;
+        let fills = "i=0; while [ $i -lt 20000 ]; do : >/tmp/$i; i=$((i+1)); done; \
+                     head -c 600000000 /dev/zero >/x; exec cat /proc/uptime";
+        let full = site.broker.submit("box", Job::shell(fills)).await;
+        let next = site.broker.submit("box", Job::shell("exec cat /proc/uptime")).await;
+        let full = site.broker.finished(&full).await.succeeded();
+        let known = std::fs::read_to_string("/proc/uptime").unwrap();
+        let next = site.broker.finished(&next).await.succeeded();
+        assert_eq!(full.result["container"], next.result["container"]);
+        let told = between(&String::from_utf8_lossy(&full.stdout), &known);
+        let apart = between(&known, &String::from_utf8_lossy(&next.stdout));
+        // With the next job comes what the kernel needs for it, and the making of the next world.
+        assert!(told < apart, "{told:.2} s from the end to the result, {apart:.2} s more to the next job");
+        println!("{told:.2} s from the end to the result, {apart:.2} s more to the next job");
+        assert!(worker.stop().await.success());
+    });
+}
+
 #[test]
 fn who_forks_to_the_limit_leaves_no_process() {
     worker::run(async |site: &Site| {
