@@ -101,7 +101,7 @@ impl Pace {
             removal: Duration::from_millis(100),
             start: Duration::from_millis(1),
             settle: Duration::from_millis(3),
-            renewal: Duration::from_millis(1),
+            renewal: Duration::from_millis(2),
         }
     }
 }

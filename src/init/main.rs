@@ -12,9 +12,9 @@
 //! If the job's artifacts are wanted, another state lies before EXITED: ENDED ─▶ collecting, in which a child of its own reads
 //! them (`artifacts.rs`).
 //!
-//! One thread, one loop around `ppoll`. Nothing but that poll ever waits: every descriptor is nonblocking, so a
-//! worker that reads slowly stops init from reading the job's output (the job then sees a full pipe, as it would under
-//! `docker run`), but not from obeying SIGNAL, taking stdin, reaping, or noticing that the worker is gone.
+//! One thread, one loop around `ppoll`. While there is a job nothing but that poll ever waits: every descriptor is
+//! nonblocking, so a worker that reads slowly stops init from reading the job's output (the job then sees a full pipe, as it
+//! would under `docker run`), but not from obeying SIGNAL, taking stdin, reaping, or noticing that the worker is gone.
 //!
 //! How it ends:
 //! - stdin ends, or stdout has no reader, or both are the worker's socket and that is closed: the worker is gone. Exit 0, and since this is the first process of
@@ -51,7 +51,7 @@ use artifacts::Wanted;
 use input::{Command, Input};
 use job::{Job, Progress};
 use output::Output;
-use sandbox::{News, Sandbox, Spent, Staged};
+use sandbox::{News, Sandbox, Spent, Staged, World};
 use sys::{Environment, Errno, Fd, Poll};
 use wire::{Doubt, Failed, Kind, SetupHead, StartHead, Step};
 
@@ -120,7 +120,13 @@ enum Isolation {
     /// By namespaces; SETUP has not come yet.
     Expected,
     /// By namespaces.
-    Namespace { sandbox: &'static Sandbox, staged: Option<Staged>, spent: Option<Spent> },
+    Namespace {
+        sandbox: &'static Sandbox,
+        staged: Option<Staged>,
+        spent: Option<Spent>,
+        /// That of the last job, until the worker has been told everything of that.
+        ended: Option<World>,
+    },
 }
 
 struct Init {
@@ -174,6 +180,7 @@ impl Init {
         }
         loop {
             self.output.flush()?;
+            self.renew()?;
             let ready = self.wait()?;
             // First of all: whether exec succeeded, so that STARTED precedes everything else of the job's.
             match &mut self.job {
@@ -299,7 +306,7 @@ impl Init {
         let failed = |errno: Errno| Quit::Unable(Failed::at(Step::Memory, errno.0));
         self.take_shortcut(&payload)?;
         let sandbox = sys::keep(Sandbox::new(payload).map_err(Quit::Unable)?).map_err(failed)?;
-        self.isolation = Isolation::Namespace { sandbox, staged: None, spent: None };
+        self.isolation = Isolation::Namespace { sandbox, staged: None, spent: None, ended: None };
         self.stage()
     }
 
@@ -321,7 +328,7 @@ impl Init {
 
     /// Has the next job's world made, if jobs have one.
     fn stage(&mut self) -> Result<(), Quit> {
-        if let Isolation::Namespace { sandbox, staged, spent } = &mut self.isolation {
+        if let Isolation::Namespace { sandbox, staged, spent, .. } = &mut self.isolation {
             let (next, start) = sandbox.stage(self.environment, spent.take()).map_err(Quit::Unable)?;
             self.input.start_goes_into(start);
             *staged = Some(next);
@@ -382,6 +389,9 @@ impl Init {
         job.oom_kills += self.oom.advance();
         if let Ok(exited) = job.exited() {
             self.output.control(Kind::Ended, &exited.encode())?;
+            // Before the reader is forked: where what the job wrote has used up the container's memory, that can be the end
+            // of init.
+            self.output.flush()?;
         }
         let sandbox = match &self.isolation {
             Isolation::Namespace { sandbox, .. } => Some(*sandbox),
@@ -395,20 +405,28 @@ impl Init {
     fn conclude(&mut self) -> Result<(), Quit> {
         let Some(mut job) = self.job.take() else { return Ok(()) };
         self.input.free_chunk();
-        let world = job.world.take();
+        if let Isolation::Namespace { ended, .. } = &mut self.isolation {
+            *ended = job.world.take();
+        }
         let oom_kills = self.oom.advance();
         match job.verdict(oom_kills) {
             Ok(exited) => self.output.control(Kind::Exited, &exited.encode())?,
             Err(failed) => self.output.control(Kind::Failed, &failed.encode())?,
         }
-        if let Isolation::Namespace { sandbox, .. } = &self.isolation {
-            // That comes first; there is time for the rest until the next job.
-            self.output.flush()?;
-            drop(world);
-            sandbox.is_as_it_was().map_err(Quit::Doubt)?;
-            self.stage()?;
-        }
         Ok(())
+    }
+
+    /// Lets go of the last job's world and has the next one made. What is still to be said of that job comes first: the kernel
+    /// takes a world apart while init waits, ten microseconds for each file.
+    #[inline(never)]
+    fn renew(&mut self) -> Result<(), Quit> {
+        let Isolation::Namespace { sandbox, ended, .. } = &mut self.isolation else { return Ok(()) };
+        if ended.is_none() || !self.output.is_empty() {
+            return Ok(());
+        }
+        *ended = None;
+        sandbox.is_as_it_was().map_err(Quit::Doubt)?;
+        self.stage()
     }
 
     /// What can still be done before the process ends.

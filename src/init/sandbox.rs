@@ -10,8 +10,8 @@
 //! files, and without our own directory. A job's root is an overlay of a fresh tmpfs over that. The process that will
 //! become the job makes its world by itself, gives up all power over it, and waits for its START; so a START costs no more
 //! than without a world of its own. When it ends, the kernel kills what is left in its PID namespace before anybody hears of
-//! the end. Init holds the mounts until it has told that end, since to take them apart is most of what an exit costs; when it
-//! lets go of them, the kernel drops the overlay with all that is in it.
+//! the end. Init holds the mounts until the worker has been told, since to take them apart is most of what an exit costs; when
+//! it lets go of them, the kernel drops the overlay with all that is in it.
 
 use core::ffi::CStr;
 
@@ -129,7 +129,7 @@ impl Sandbox {
         let descriptors = sys::next_descriptor().map_err(&ground)?;
         let capabilities = head.capabilities;
         // For all that will be forked, and needed by none: init executes nothing. What it may do itself stays.
-        isolate::bound_capabilities(capabilities).map_err(&ground)?;
+        isolate::bound_capabilities(capabilities).map_err(at(Step::Credentials))?;
         Ok(Sandbox {
             table,
             user,
@@ -208,20 +208,23 @@ impl Sandbox {
         isolate::pivot_here().and_then(|()| isolate::detach(c".")).map_err(at(Step::Pivot))?;
         sys::set_umask(0o022);
         // As the runtime does it: as root first, since the user may not be let in everywhere.
-        let enter = || sys::chdir(self.directory).and_then(|()| hand_over_world(go));
+        let enter = || {
+            sys::chdir(self.directory).map_err(at(Step::Chdir))?;
+            hand_over_world(go).map_err(at(Step::Namespaces))
+        };
         let entered = enter();
         self.confine().map_err(at(Step::AppArmor))?;
         for pipe in [&ends.stdin, &ends.stdout, &ends.stderr] {
             // So that a program can open /dev/stdout again.
             sys::give(pipe, self.user.uid).map_err(at(Step::Pipe))?;
         }
-        child::stand_alone(ends)?;
         // Before the power to do so is gone. It lets through what follows.
         if !self.program.is_empty() {
             isolate::filter_calls(self.program).map_err(at(Step::Seccomp))?;
         }
         self.become_user().map_err(at(Step::Credentials))?;
-        if entered == Err(Errno::ACCES) { enter() } else { entered }.map_err(at(Step::Chdir))
+        if entered == Err(at(Step::Chdir)(Errno::ACCES)) { enter() } else { entered }?;
+        child::stand_alone(ends)
     }
 
     /// In a process of init's own: sees what the job whose world this is saw, as its user and from where it began. Not from
@@ -303,8 +306,8 @@ impl Sandbox {
     }
 }
 
-/// What is left of a job's world when its processes are gone. As long as it is held the kernel takes none of it apart: a job's
-/// end isn't kept waiting for that, and its artifacts are still there.
+/// What init holds of a job's world. As long as it does the kernel takes none of that apart when the job's processes are gone:
+/// the word of a job's end isn't kept waiting, and its artifacts are still there.
 pub struct World {
     mounts: Fd,
     /// Where the job begins, unless its START names another directory.

@@ -74,13 +74,13 @@ pub enum Kind {
     Stderr = 67,
     /// The previous STDIN frame is in the job's pipe (or was dropped, when the job closed its end). Empty.
     StdinTaken = 68,
-    /// The entrypoint ended, everything it left is gone, its output is drained. Payload: [`Exited`].
+    /// The entrypoint ended, no process of the job is left, its output is drained. Payload: [`Exited`].
     Exited = 69,
     /// The entrypoint was not executed. Payload: [`Failed`].
     Failed = 70,
     /// No other job should run in this container; init ends. Payload: a [`Doubt`]'s number, one byte.
     Doubt = 71,
-    /// The entrypoint ended, everything it left is gone, its output is drained; artifacts follow. Payload: [`Exited`].
+    /// The entrypoint ended, no process of the job is left, its output is drained; artifacts follow. Payload: [`Exited`].
     Ended = 72,
     /// A piece of the artifacts' stream.
     Artifact = 73,
@@ -419,7 +419,7 @@ pub enum Step {
     User = 8,
     /// What all jobs of the container have in common: the table of mounts, the layer over the image.
     Ground = 9,
-    /// New namespaces for the next job.
+    /// New namespaces for the next job, and what init holds of them.
     Namespaces = 10,
     /// The job's root file system.
     Overlay = 11,

@@ -20,6 +20,10 @@ use crate::init::wire::{Failed, Step};
 /// How long a started container may take to say READY. It needs milliseconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long after a job until its container is READY for the next: the kernel takes the job's world apart meanwhile, which is a
+/// second for a hundred thousand files, and for fewer where the pool leaves little of a processor.
+const RENEWED_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Why a container did not become ready.
 #[derive(Debug, thiserror::Error)]
 pub enum WarmError {
@@ -118,7 +122,7 @@ pub(super) async fn keep(
         // Not given back: its ticket has told the driver.
         let Ok(returned) = returned.await else { return };
         link = returned;
-        match tokio::time::timeout(READY_TIMEOUT, link.recv()).await {
+        match tokio::time::timeout(RENEWED_TIMEOUT, link.recv()).await {
             Ok(Ok(Frame::Ready)) => {}
             said => {
                 tracing::warn!(container = %link.container(), ?said, "not to be trusted with another job");

@@ -54,7 +54,7 @@ fn while_it_runs_the_second_one_waits_for_its_result() {
         let marks = Marks::new(site);
         let worker =
             site.worker().pool("box", &format!("idle = 1\nconcurrency = 2\n{}", marks.mount())).ready().await;
-        let job = Job::shell("echo run >>/marks/job; until [ -e /marks/go ]; do sleep 0.05; done");
+        let job = Job::shell(&format!("echo run >>/marks/job; {}", Marks::WAIT));
         let job = site.broker.submit("box", job).await;
         site.broker.started(&job).await;
         site.broker.submit("box", job.clone()).await;
@@ -65,7 +65,7 @@ fn while_it_runs_the_second_one_waits_for_its_result() {
         // And doesn't keep others from running meanwhile.
         site.broker.run("box", Job::shell("true")).await.succeeded();
         assert!(!site.broker.so_far(&job).iter().any(|reply| reply.kind == RESULT));
-        std::fs::write(marks.0.join("go"), "").unwrap();
+        marks.let_go();
         let results = results_of(site, &job, 2).await;
         assert_eq!((marks.runs("job"), &results[1].body["repeated"]), (1, &true.into()));
 

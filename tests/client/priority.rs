@@ -4,32 +4,29 @@ use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::call;
+use crate::support::marks::Marks;
 use crate::support::own_broker::{self, OwnBroker};
 use crate::support::worker::{Site, Worker, eventually, run};
 
-/// A folder of the host's in which jobs write their names down, one after the other.
-fn keys(site: &Site) -> String {
-    let dir = site.dir.join("marks");
-    std::fs::create_dir_all(&dir).unwrap();
-    format!("idle = 1\nconcurrency = 1\nmounts = [{{ source = {dir:?}, target = \"/marks\" }}]")
+/// Keys of a pool with one seat, whose jobs write their names down, one after the other.
+fn keys(marks: &Marks) -> String {
+    format!("idle = 1\nconcurrency = 1\n{}", marks.mount())
 }
 
 /// Submits jobs of these priorities while the only seat is taken, and gives the order in which they ran.
-async fn order(site: &Site, worker: &Worker, priorities: &[&str]) -> Vec<String> {
-    let marks = site.dir.join("marks");
+async fn order(marks: &Marks, worker: &Worker, priorities: &[&str]) -> Vec<String> {
     let submit = |args: &[&str], script: &str| {
         let line = [&["submit", "box", "--detach"], args, &["--", "sh", "-c", script]].concat();
         call(worker, &line).ok("submit")
     };
-    submit(&[], "touch /marks/up; until [ -e /marks/go ]; do sleep 0.05; done");
-    eventually("it runs", async || marks.join("up").exists().then_some(())).await;
+    submit(&[], &format!("echo run >>/marks/up; {}", Marks::WAIT));
+    eventually("it runs", async || (marks.runs("up") == 1).then_some(())).await;
     for priority in priorities {
         submit(&["--priority", priority], &format!("echo {priority} >>/marks/order"));
     }
-    std::fs::write(marks.join("go"), "").unwrap();
+    marks.let_go();
     eventually("all have run", async || {
-        let text = std::fs::read_to_string(marks.join("order")).unwrap_or_default();
-        let order: Vec<String> = text.lines().map(str::to_owned).collect();
+        let order = marks.lines("order");
         (order.len() == priorities.len()).then_some(order)
     })
     .await
@@ -39,7 +36,8 @@ async fn order(site: &Site, worker: &Worker, priorities: &[&str]) -> Vec<String>
 #[test]
 fn a_queue_that_an_operator_gave_priorities_has_them() {
     run(async |site: &Site| {
-        let keys = keys(site);
+        let marks = Marks::new(site);
+        let keys = keys(&marks);
         let declares = site.worker().pool("box", &keys).ready().await;
         assert!(declares.stop().await.success());
         let channel = &site.broker.channel;
@@ -60,7 +58,7 @@ fn a_queue_that_an_operator_gave_priorities_has_them() {
         bind.await.unwrap();
         let setup = site.worker().env("PREWARM_BROKER_TOPOLOGY", "check");
         let worker = setup.pool("box", &keys).ready().await;
-        assert_eq!(order(site, &worker, &["1", "9", "5", "0"]).await, ["9", "5", "1", "0"]);
+        assert_eq!(order(&marks, &worker, &["1", "9", "5", "0"]).await, ["9", "5", "1", "0"]);
         assert!(worker.stop().await.success());
     });
 }
@@ -74,10 +72,11 @@ fn quorum_queues_of_later_brokers_have_levels() {
             let root = own_broker::root(suite);
             let mut broker = OwnBroker::prepare(Some(&root), |_| String::new());
             broker.up();
-            let setup = site.worker().pool("box", &keys(site));
+            let marks = Marks::new(site);
+            let setup = site.worker().pool("box", &keys(&marks));
             let worker = setup.start_with(&broker.url()).await;
             worker.until_ready().await;
-            let ran = order(site, &worker, &["0", "1", "2", "3", "9", "5"]).await;
+            let ran = order(&marks, &worker, &["0", "1", "2", "3", "9", "5"]).await;
             if suite == "sid" {
                 assert_eq!(ran, ["9", "5", "3", "2", "1", "0"]);
             } else {

@@ -85,6 +85,25 @@ fn who_was_short_of_memory_retires_its_container() {
     });
 }
 
+/// To read artifacts takes memory, too, of which what the job has written there leaves none.
+#[test]
+fn who_wants_files_of_a_full_memory_has_its_result() {
+    worker::run(async |site: &Site| {
+        let pool = one_container("memory = \"64MiB\"\nscratch = \"256MiB\"");
+        let worker = site.worker().pool("box", &pool).full().await;
+        for _ in 0..3 {
+            let fills = json!({
+                "args": ["sh", "-c", "head -c 200000000 /dev/zero >/tmp/x; exec sleep 0"], "artifacts": ["/tmp/x"]
+            });
+            let full = site.broker.run("box", Job::new(fills)).await;
+            let said = (&full.result["oom_killed"], &full.result["attempt"]);
+            assert_eq!(said, (&json!(true), &json!(1)), "{:#}", full.result);
+            worker.until_full().await;
+        }
+        assert!(worker.stop().await.success());
+    });
+}
+
 #[test]
 fn who_fills_its_file_system_has_filled_its_own() {
     worker::run(async |site: &Site| {
@@ -117,16 +136,19 @@ fn between(earlier: &str, later: &str) -> f64 {
 #[test]
 fn no_end_is_kept_waiting_while_the_kernel_takes_a_world_apart() {
     worker::run(async |site: &Site| {
-        let worker = site.worker().pool("box", &one_container("scratch = \"1GiB\"")).full().await;
-        let fills = "i=0; while [ $i -lt 20000 ]; do : >/tmp/$i; i=$((i+1)); done; \
-                     head -c 600000000 /dev/zero >/x; exec cat /proc/uptime";
+        // No other container is made for the one that waits.
+        let setup = site.worker().section("[engine]\ncontainers = 1\n");
+        let worker = setup.pool("box", &one_container("scratch = \"1GiB\"")).full().await;
+        let fills = "i=0; while [ $i -lt 30000 ]; do : >/tmp/$i; i=$((i+1)); done; \
+                     head -c 600000000 /dev/zero >/x; head -c 130000 /dev/zero; exec cat /proc/uptime";
         let full = site.broker.submit("box", Job::shell(fills)).await;
         let next = site.broker.submit("box", Job::shell("exec cat /proc/uptime")).await;
         let full = site.broker.finished(&full).await.succeeded();
         let known = std::fs::read_to_string("/proc/uptime").unwrap();
         let next = site.broker.finished(&next).await.succeeded();
         assert_eq!(full.result["container"], next.result["container"]);
-        let told = between(&String::from_utf8_lossy(&full.stdout), &known);
+        let said = String::from_utf8_lossy(&full.stdout);
+        let told = between(said.trim_start_matches('\0'), &known);
         let apart = between(&known, &String::from_utf8_lossy(&next.stdout));
         // With the next job comes what the kernel needs for it, and the making of the next world.
         assert!(told < apart, "{told:.2} s from the end to the result, {apart:.2} s more to the next job");

@@ -6,10 +6,11 @@ use prewarm::attempt::Controls;
 use prewarm::config::{IdleConfig, Isolation, PoolConfig};
 use prewarm::contract::event::LeaseKind;
 use prewarm::engine::{ContainerId, Op};
+use prewarm::metrics::Metrics;
 use prewarm::pool::Pools;
 
 use crate::fake::{Fake, Init};
-use crate::{MINUTE, close, idle, name, run, start, until};
+use crate::{MINUTE, close, idle, name, run, start, start_all, until};
 
 fn config(idle: usize, concurrency: usize) -> PoolConfig {
     let mut config = PoolConfig::of_image("image");
@@ -48,7 +49,7 @@ async fn what_is_not_fit_for_another_job_is_replaced() {
     for (init, patience) in [
         (Init::Doubting, Duration::from_secs(1)),
         (Init::ShortOfMemory, Duration::from_secs(1)),
-        (Init::Forgetful, Duration::from_secs(31)),
+        (Init::Forgetful, Duration::from_secs(121)),
     ] {
         let fake = Fake::new();
         fake.behave(init);
@@ -56,11 +57,30 @@ async fn what_is_not_fit_for_another_job_is_replaced() {
         idle(&pools, 1).await;
         let (first, _) = job(&pools).await;
         let begun = tokio::time::Instant::now();
+        tokio::time::sleep(patience - Duration::from_secs(1)).await;
         until(&pools, "replaced", |s| s.idle == 1 && !fake.containers().contains(&first)).await;
         assert!(begun.elapsed() <= patience, "{init:?}: {:?}", begun.elapsed());
         assert_ne!(job(&pools).await.0, first);
         close(&pools, &fake).await;
     }
+}
+
+/// What a job left in many files takes the kernel long.
+#[tokio::test(start_paused = true)]
+async fn who_is_ready_again_after_a_while_is_waited_for() {
+    let fake = Fake::new();
+    fake.behave(Init::Tidying);
+    let metrics = Metrics::new();
+    let pools = start_all(&fake, [(name(), config(1, 1))].into(), &metrics);
+    idle(&pools, 1).await;
+    job(&pools).await;
+    let leased = async || pools.status().await[0].leased;
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(leased().await, 1);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(leased().await, 0);
+    assert!(!metrics.render().contains("reason=\"doubt\"} 1"), "{}", metrics.render());
+    close(&pools, &fake).await;
 }
 
 #[tokio::test(start_paused = true)]

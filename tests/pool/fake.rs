@@ -61,6 +61,8 @@ pub enum Init {
     Doubting,
     /// As `Obliging`, but says nothing after its first job.
     Forgetful,
+    /// As `Obliging`, but is ready again a minute after each job.
+    Tidying,
     /// READY; ends as soon as it reads a START.
     DiesAtStart,
     /// READY; ends a moment later.
@@ -424,7 +426,10 @@ async fn run_init(
         let (kind, payload) = receive(&mut stdin).await?;
         match (kind, init) {
             (Kind::Start, Init::DiesAtStart) => return None,
-            (Kind::Start, Init::Obliging | Init::ShortOfMemory | Init::Doubting | Init::Forgetful) => {
+            (
+                Kind::Start,
+                Init::Obliging | Init::ShortOfMemory | Init::Doubting | Init::Forgetful | Init::Tidying,
+            ) => {
                 send(&mut stdout, Kind::Started, &[]).await?;
                 send(&mut stdout, Kind::Stdout, id.as_str().as_bytes()).await?;
                 exited(&mut stdout, End::Code(0), u32::from(init == Init::ShortOfMemory)).await?;
@@ -434,7 +439,12 @@ async fn run_init(
                         send(&mut stdout, Kind::Doubt, &[Doubt::Mounts as u8]).await?;
                         return None;
                     }
-                    _ => send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?,
+                    _ => {
+                        if init == Init::Tidying {
+                            tokio::time::sleep(Duration::from_secs(60)).await;
+                        }
+                        send(&mut stdout, Kind::Ready, &wire::VERSION.to_le_bytes()).await?;
+                    }
                 }
             }
             (Kind::Start, Init::Unhurried) => {}

@@ -86,13 +86,12 @@ fn a_job_that_has_not_come_is_cancelled_when_it_does() {
         let marks = Marks::new(site);
         let keys = format!("idle = 1\nconcurrency = 1\n{}", marks.mount());
         let worker = site.worker().pool("box", &keys).ready().await;
-        let first =
-            site.broker.submit("box", Job::shell("until [ -e /marks/go ]; do sleep 0.05; done")).await;
+        let first = site.broker.submit("box", Job::shell(Marks::WAIT)).await;
         site.broker.started(&first).await;
         let queued = site.broker.submit("box", Job::shell("echo run >>/marks/queued")).await;
         let answer = said(&cancel(&worker, &queued.id));
         assert!(answer.contains("not in hand at any of 1 worker(s)"), "{answer}");
-        std::fs::write(marks.0.join("go"), "").unwrap();
+        marks.let_go();
         site.broker.finished(&first).await.succeeded();
         cancelled(site, &queued).await;
         assert_eq!(marks.runs("queued"), 0);

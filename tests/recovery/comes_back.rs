@@ -28,8 +28,7 @@ fn a_job_whose_connection_is_lost_goes_on_and_is_not_run_again() {
             let keys = format!("idle = 1\nconcurrency = {concurrency}\n{}", marks.mount());
             let worker = site.worker().pool("box", &keys).start_with(&address).await;
             worker.until_ready().await;
-            let job =
-                Job::shell("echo run >>/marks/job; until [ -e /marks/go ]; do sleep 0.05; done; echo done");
+            let job = Job::shell(&format!("echo run >>/marks/job; {}; echo done", Marks::WAIT));
             let job = site.broker.submit("box", job).await;
             site.broker.started(&job).await;
             for cut in 1..=cuts {
@@ -39,7 +38,7 @@ fn a_job_whose_connection_is_lost_goes_on_and_is_not_run_again() {
                     eventually("adopted", async || (adopted(&worker).await >= count).then_some(())).await;
                 }
             }
-            std::fs::write(marks.0.join("go"), "").unwrap();
+            marks.let_go();
             let replies = site.broker.until(&job, |replies| replies.iter().any(|r| r.kind == RESULT)).await;
             let result = &replies.iter().find(|r| r.kind == RESULT).unwrap().body;
             assert_eq!((&result["status"], &result["attempt"]), (&"succeeded".into(), &1.into()), "{result}");

@@ -1,6 +1,5 @@
 //! What the service manager hears: systemd's side of `NOTIFY_SOCKET`.
 
-use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
@@ -59,8 +58,8 @@ fn the_service_manager_is_told_of_start_reload_life_and_drain() {
         signal("HUP", worker.pid());
         assert!(manager.hears("RELOADING=1").contains("MONOTONIC_USEC="));
         manager.hears("READY=1");
-        let script = "echo up; until [ -e /marks/go ]; do sleep 0.05; done";
-        let job = site.broker.submit("box", Job::shell(script)).await;
+        let script = format!("echo up; {}", Marks::WAIT);
+        let job = site.broker.submit("box", Job::shell(&script)).await;
         site.broker.printed(&job, "up").await;
         signal("TERM", worker.pid());
         manager.hears("STOPPING=1");
@@ -68,7 +67,7 @@ fn the_service_manager_is_told_of_start_reload_life_and_drain() {
         manager.hears(&format!("EXTEND_TIMEOUT_USEC={}", Duration::from_secs(30).as_micros()));
         // Nor does the watchdog strike meanwhile.
         manager.hears("WATCHDOG=1");
-        fs::write(marks.0.join("go"), "").unwrap();
+        marks.let_go();
         site.broker.finished(&job).await.succeeded();
         // A second signal would force it.
         assert!(worker.ended().await.success());

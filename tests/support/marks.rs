@@ -9,6 +9,9 @@ use super::worker::Site;
 pub struct Marks(pub PathBuf);
 
 impl Marks {
+    /// What a job does until it is let go.
+    pub const WAIT: &str = "until [ -e /marks/go ]; do sleep 0.05; done";
+
     pub fn new(site: &Site) -> Marks {
         let dir = site.dir.join("marks");
         fs::create_dir(&dir).unwrap();
@@ -22,6 +25,16 @@ impl Marks {
 
     /// How often the job ran whose script says `echo run >>/marks/NAME`.
     pub fn runs(&self, name: &str) -> usize {
-        fs::read_to_string(self.0.join(name)).unwrap_or_default().lines().count()
+        self.lines(name).len()
+    }
+
+    /// What jobs have written there.
+    pub fn lines(&self, name: &str) -> Vec<String> {
+        fs::read_to_string(self.0.join(name)).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Whoever waits goes on.
+    pub fn let_go(&self) {
+        fs::write(self.0.join("go"), "").unwrap();
     }
 }

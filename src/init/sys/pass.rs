@@ -62,7 +62,7 @@ pub fn connect(path: &CStr) -> Result<Fd> {
     Ok(socket)
 }
 
-/// Two sockets, each the other's end, both blocking. In the place of a pipe where a descriptor may have to go through.
+/// Two sockets, each the other's end, both blocking. In the place of a pipe where descriptors go through.
 pub fn socket_pair() -> Result<(Fd, Fd)> {
     let mut ends = [0_i32; 2];
     // SAFETY: the kernel writes two ints.
