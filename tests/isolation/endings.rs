@@ -93,7 +93,7 @@ fn who_wants_files_of_a_full_memory_has_its_result() {
         let worker = site.worker().pool("box", &pool).full().await;
         for _ in 0..3 {
             let fills = json!({
-                "args": ["sh", "-c", "head -c 200000000 /dev/zero >/tmp/x; exec sleep 0"], "artifacts": ["/tmp/x"]
+                "args": ["sh", "-c", "exec head -c 200000000 /dev/zero >/tmp/x"], "artifacts": ["/tmp/x"]
             });
             let full = site.broker.run("box", Job::new(fills)).await;
             let said = (&full.result["oom_killed"], &full.result["attempt"]);
