@@ -154,9 +154,6 @@ pub struct Job {
     stderr: Stream,
     /// What is wanted of its files, until that is being collected.
     pub wanted: Option<Wanted>,
-    /// Its world, if it has one of its own.
-    pub world: Option<World>,
-    _held: Option<[Fd; 2]>,
     /// The process that reads them, until it is reaped.
     reader: Option<Pid>,
     artifacts: Stream,
@@ -167,6 +164,9 @@ pub struct Job {
     /// Sums and maxima over the children that were reaped, which include what their own children used.
     cpu_us: u64,
     max_rss_kib: u64,
+    /// Its world, if it has one of its own.
+    pub world: Option<World>,
+    _held: Option<[Fd; 2]>,
 }
 
 impl Job {
@@ -199,8 +199,6 @@ impl Job {
             stdout: Stream { kind: Kind::Stdout, pipe: Some(ours.stdout), left: 0 },
             stderr: Stream { kind: Kind::Stderr, pipe: Some(ours.stderr), left: 0 },
             wanted: None,
-            world,
-            _held: ours.held,
             reader: None,
             artifacts: Stream { kind: Kind::Artifact, pipe: None, left: 0 },
             oom_kills: 0,
@@ -208,6 +206,8 @@ impl Job {
             interfered: false,
             cpu_us: 0,
             max_rss_kib: 0,
+            world,
+            _held: ours.held,
         }
     }
 
