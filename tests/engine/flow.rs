@@ -1,5 +1,6 @@
 //! Jobs that keep coming while something happens to the engine.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;
@@ -82,6 +83,8 @@ pub async fn in_state(worker: &Worker, state: &str) -> Vec<String> {
 /// Waits until the pool is full and the engine has just the containers that the worker says it has.
 pub async fn nothing_leaked(worker: &Worker, on_engine: impl Fn() -> Vec<Container>) {
     worker.until_ready().await;
+    // What is different, if it stays so.
+    let shown = RefCell::new(String::new());
     eventually("the engine has what the worker has", async || {
         let status = worker.until_full().await;
         let pools = status["pools"].as_array().unwrap().iter();
@@ -89,6 +92,11 @@ pub async fn nothing_leaked(worker: &Worker, on_engine: impl Fn() -> Vec<Contain
         let said: BTreeSet<&str> = said.collect();
         let found = on_engine();
         let same = found.iter().map(|c| c.id.as_str()).collect::<BTreeSet<_>>() == said;
+        let states: Vec<_> = found.iter().map(|c| (&c.id, &c.state)).collect();
+        let seen = format!("the worker has {said:?}, the engine {states:?}");
+        if shown.replace(seen.clone()) != seen {
+            println!("{seen}");
+        }
         (same && found.iter().all(|c| c.state == "running")).then_some(())
     })
     .await;
