@@ -939,6 +939,7 @@ fn an_idle_init_costs_next_to_nothing() {
     let private = memory(init.pid(), &["Private_Clean:", "Private_Dirty:"]);
     // Most of it is the program itself, which all inits of a host share. What is each one's own comes to a few pages.
     assert!(private <= 96, "{private} KiB");
+    // Not what is private and dirty: the program's own pages are, until the file that this wrote is on disk.
     let own = memory(init.pid(), &["Anonymous:"]);
     assert!(own <= 16, "{own} KiB");
 }

@@ -77,7 +77,7 @@ pub struct Sandbox {
 
 /// The process that will become the next job.
 pub struct Staged {
-    pub pid: Pid,
+    pid: Pid,
     pub pipes: Pipes,
     /// A socket: the length of its START goes there, its world comes back when it is made.
     go: Fd,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::worker::Site;
 
 /// A folder of the host's that jobs see as `/marks`, and leave a mark in each time they run: an account that no broker keeps.
-pub struct Marks(pub PathBuf);
+pub struct Marks(PathBuf);
 
 impl Marks {
     /// What a job does until it is let go.
